@@ -1,0 +1,1 @@
+"""Policy bundles of this repository and their public keys."""
