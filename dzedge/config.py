@@ -77,10 +77,14 @@ class Joint(Section, frozen=True):
         turning, gripping = (self.zero_ticks, self.direction), (self.closed_ticks, self.open_ticks)
         if self.kind == "gripper":
             if None in gripping or turning != (None, None):
-                raise ValueError('kind = "gripper" needs closed_ticks and open_ticks, not zero_ticks, direction')
+                raise ValueError(
+                    'kind = "gripper" needs closed_ticks and open_ticks, not zero_ticks, direction'
+                )
             if self.closed_ticks == self.open_ticks:
-                raise ValueError(f"closed_ticks and open_ticks are both {self.open_ticks}; calibrate the gripper")
-            if not (0 <= self.lower and self.upper <= 1):
+                raise ValueError(
+                    f"closed_ticks and open_ticks are both {self.open_ticks}; calibrate the gripper"
+                )
+            if self.lower < 0 or self.upper > 1:
                 raise ValueError(f"a gripper's limits must lie in [0, 1], not [{self.lower}, {self.upper}]")
         elif None in turning or gripping != (None, None):
             raise ValueError('kind = "revolute" needs zero_ticks and direction, not closed_ticks, open_ticks')
@@ -129,8 +133,8 @@ class Arm(Section, frozen=True):
         wire = (16 + 12 * len(self.joints)) * 10 / self.baud
         if wire * self.rate_hz > 0.9:
             raise ValueError(
-                f"rate_hz = {self.rate_hz}: {len(self.joints)} servos at {self.baud} baud need {wire * 1e3:.2f} ms "
-                f"on the wire, so at most {int(0.9 / wire)} Hz; lower rate_hz or raise baud"
+                f"rate_hz = {self.rate_hz}: {len(self.joints)} servos at {self.baud} baud need "
+                f"{wire * 1e3:.2f} ms on the wire, so at most {int(0.9 / wire)} Hz; lower rate_hz or raise baud"
             )
 
     @property
@@ -178,7 +182,9 @@ class Policy(Section, frozen=True):
     trusted_keys: public key files beside the packaged ones; allow_test_key: only for a simulated arm."""
 
     bundle: Text
-    sampler: Annotated[str, Meta(pattern=SAMPLER, description="auto, video_first(nv,na), joint(n) or flash(1)")]
+    sampler: Annotated[
+        str, Meta(pattern=SAMPLER, description="auto, video_first(nv,na), joint(n) or flash(1)")
+    ]
     rate_hz: Annotated[float, Meta(ge=2, le=15, description="[Hz]")]
     precision: Literal["auto", "fp32", "int8"]
     threads: Annotated[int, Meta(ge=0, le=64)]
@@ -207,11 +213,13 @@ class Safety(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.voltage_low < self.voltage_high:
-            raise ValueError(f"voltage_low = {self.voltage_low} must be below voltage_high = {self.voltage_high}")
+            raise ValueError(
+                f"voltage_low = {self.voltage_low} must be below voltage_high = {self.voltage_high}"
+            )
 
 
 class Realtime(Section, frozen=True):
-    """[realtime]. priority: SCHED_FIFO of the control loop, 0 = ordinary; require: refuse to run without it."""
+    """[realtime]. priority: SCHED_FIFO of the control loop, 0 = ordinary; require: refuse to run without."""
 
     priority: Annotated[int, Meta(ge=0, le=95)]
     require: bool
@@ -247,8 +255,8 @@ class RobotConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.policy.allow_test_key and not self.arm.simulated:
             raise ValueError(
-                f"policy.allow_test_key = true with arm.port = {self.arm.port!r}: the test key's secret is public; "
-                'set it to false and sign the bundle with your own key, or set arm.port = "sim"'
+                f"policy.allow_test_key = true with arm.port = {self.arm.port!r}: the test key's secret is public; set "
+                'it to false and sign the bundle with your own key, or set arm.port = "sim"'
             )
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):

@@ -117,7 +117,8 @@ def _allowed(hint: Any) -> str:
         low = meta.ge if meta.ge is not None else meta.gt
         high = meta.le if meta.le is not None else meta.lt
         if low is not None and high is not None:
-            words += f" in {'[' if meta.ge is not None else '('}{low:g}, {high:g}{']' if meta.le is not None else ')'}"
+            opening, closing = "[" if meta.ge is not None else "(", "]" if meta.le is not None else ")"
+            words += f" in {opening}{low:g}, {high:g}{closing}"
         if meta.min_length is not None or meta.max_length is not None:
             words += f" of {meta.min_length or 0} to {meta.max_length or 'any number of'} entries"
         if meta.description:
