@@ -29,7 +29,7 @@ TICKS_PER_TURN = 4096
 """Encoder resolution of an STS3215."""
 SIM = "sim"
 """As `arm.port` or a camera's `serial`: the simulated robot instead of a device."""
-SAMPLER = r"^(auto|video_first\([0-9]+, ?[0-9]+\)|joint\([0-9]+\)|flash\(1\))$"
+SAMPLER = r"^(auto|video_first\([1-9][0-9]?, ?[1-9][0-9]?\)|joint\([1-9][0-9]?\)|flash\(1\))$"
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="a-z, 0-9, _; 1 to 32 characters")]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -134,7 +134,7 @@ class Arm(Section, frozen=True):
         if wire * self.rate_hz > 0.9:
             raise ValueError(
                 f"rate_hz = {self.rate_hz}: {len(self.joints)} servos at {self.baud} baud need "
-                f"{wire * 1e3:.2f} ms on the wire, so at most {int(0.9 / wire)} Hz; lower rate_hz or raise baud"
+                f"{wire * 1e3:.2f} ms on the wire: at most {int(0.9 / wire)} Hz; lower rate_hz or raise baud"
             )
 
     @property
@@ -255,8 +255,8 @@ class RobotConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.policy.allow_test_key and not self.arm.simulated:
             raise ValueError(
-                f"policy.allow_test_key = true with arm.port = {self.arm.port!r}: the test key's secret is public; set "
-                'it to false and sign the bundle with your own key, or set arm.port = "sim"'
+                f"policy.allow_test_key = true with arm.port = {self.arm.port!r}: the test key is public; "
+                'set it to false and sign the bundle with your own key, or set arm.port = "sim"'
             )
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
