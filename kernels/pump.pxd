@@ -1,0 +1,98 @@
+"""C-level face of the camera pump; see pump.pyx."""
+
+cimport cython
+
+from dzedge.kernels.mailbox cimport FrameRing, int64, uint8
+
+
+cdef enum:
+    COUNTERS = 20
+
+
+cdef struct Library:
+    int (*try_wait)(void*, unsigned int, void**, void**) noexcept nogil
+    void (*release)(void*) noexcept nogil
+    void (*free_error)(void*) noexcept nogil
+    const char* (*error_message)(void*) noexcept nogil
+    unsigned long long (*number)(void*, void**) noexcept nogil
+    double (*stamp)(void*, void**) noexcept nogil
+    int (*domain)(void*, void**) noexcept nogil
+    int (*supports)(void*, int, void**) noexcept nogil
+    long long (*metadata)(void*, int, void**) noexcept nogil
+    const void* (*data)(void*, void**) noexcept nogil
+    int (*data_size)(void*, void**) noexcept nogil
+    int (*width)(void*, void**) noexcept nogil
+    int (*height)(void*, void**) noexcept nogil
+    int (*stride)(void*, void**) noexcept nogil
+    int (*bits)(void*, void**) noexcept nogil
+
+
+cdef struct SoftwareFrame:      # rs2_software_video_frame of rs_internal.h
+    void* pixels
+    void (*deleter)(void*) noexcept nogil
+    int stride
+    int bpp
+    double timestamp
+    int domain
+    int frame_number
+    const void* profile
+    float depth_units
+
+
+@cython.final
+cdef class ClockMap:
+    cdef readonly int domain
+    cdef readonly int64 offset_ns
+    cdef readonly int64 resets
+    cdef readonly int64 steps
+    cdef readonly int64 switches
+    cdef int64 last_stamp
+    cdef int64 last_receive
+    cdef int64 last_realtime
+    cdef int anchored
+
+    cpdef void forget(self) noexcept nogil
+    cpdef int64 map(self, int64 stamp_ns, int domain, int64 receive_ns, int64 realtime_ns) noexcept nogil
+    cdef int64 _hardware(self, int64 stamp_ns, int64 receive_ns) noexcept nogil
+
+
+@cython.final
+cdef class FramePump:
+    cdef Library library
+    cdef void* queue
+    cdef readonly FrameRing ring
+    cdef readonly ClockMap clock
+    cdef int convert
+    cdef int pixel_bytes
+    cdef int64 stopping
+    cdef int64[COUNTERS] counters
+    cdef char[256] message
+
+    cdef int _failed(self, void* error) noexcept nogil
+    cdef int _turn(self, unsigned int timeout_ms) noexcept nogil
+    cdef int _take(self, void* frame, int64 receive_ns) noexcept nogil
+    cdef void _account(self, void* frame, int64 number, int64 capture_ns, int64 receive_ns,
+                       int64 realtime_ns) noexcept nogil
+    cdef int64 _meta(self, void* frame, int key) noexcept nogil
+    cdef int _store(self, void* frame) noexcept nogil
+    cdef int64 _lead(self, void* frame) noexcept nogil
+    cdef void _copy(self, const uint8* source, int stride, uint8* target) noexcept nogil
+
+
+@cython.final
+cdef class Feeder:
+    cdef void (*on_frame)(void*, SoftwareFrame, void**) noexcept nogil
+    cdef void (*free_error)(void*) noexcept nogil
+    cdef void* sensor
+    cdef void* profile
+    cdef readonly FrameRing ring
+    cdef readonly int domain
+    cdef readonly int64 phase_ns
+    cdef int64 stopping
+    cdef int64 fed
+    cdef int64 missed
+    cdef int64 failed
+
+    cdef double _stamp(self, int64 capture_ns) noexcept nogil
+    cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns) noexcept nogil
+    cdef void _loop(self) noexcept nogil
