@@ -1,5 +1,7 @@
 """One servo-bus cycle without the GIL: the contract that `tick` cimports. Meanings are in bus.pyx."""
 
+cimport cython
+
 cpdef enum BusCode:
     # what exchange, begin and digest return
     BUS_OK = 0
@@ -20,7 +22,7 @@ cpdef enum ServoCode:
     SERVO_NO_REPLY = 1          # nothing valid and expected by the deadline
     SERVO_IMPLAUSIBLE = 2       # a valid frame whose position no servo could have reached; not taken over
 
-cpdef enum Counter:
+cpdef enum:
     # indices into `counters`
     CYCLES = 0
     CHECKSUM = 1                # frames whose sum was wrong
@@ -35,6 +37,7 @@ cpdef enum Counter:
     COUNTERS = 10
 
 
+@cython.final
 cdef class BusCycle:
     cdef readonly int joints
     cdef readonly long long budget_ns       # wire time + allowance: a good deadline is now + budget_ns
@@ -44,16 +47,17 @@ cdef class BusCycle:
     cdef readonly int missing               # servos not yet heard in this cycle
 
     # results of the last cycle, Shape (J,); a servo without a good reply keeps its last values
-    cdef double[::1] positions              # [rad], gripper [1]
-    cdef double[::1] velocities             # [rad/s], NaN where the plan does not read them
-    cdef double[::1] loads                  # [1], -1 to 1 of the servo's stall torque
-    cdef double[::1] voltages               # [V]
-    cdef double[::1] temperatures           # [deg C]
-    cdef double[::1] currents               # [A]
-    cdef int[::1] results                   # ServoCode
-    cdef unsigned char[::1] errors          # the ERR byte of the last reply, 0 = no alert
-    cdef long long[::1] heard_ns            # request time of the last good reply, 0 = never
-    cdef long long[::1] counters            # Counter
+    cdef readonly double[::1] positions   # [rad], gripper [1]
+    cdef readonly double[::1] velocities   # [rad/s], NaN where the plan does not read them
+    cdef readonly double[::1] loads   # [1], -1 to 1 of the servo's stall torque
+    cdef readonly double[::1] voltages   # [V]
+    cdef readonly double[::1] temperatures   # [deg C]
+    cdef readonly double[::1] currents   # [A]
+    cdef readonly int[::1] ticks   # [ticks], as measured; -1 = never
+    cdef readonly int[::1] results   # ServoCode
+    cdef readonly unsigned char[::1] errors   # the ERR byte of the last reply, 0 = no alert
+    cdef readonly long long[::1] heard_ns   # request time of the last good reply, 0 = never
+    cdef readonly long long[::1] counters   # see CYCLES ...
 
     # the plan, and buffers of fixed size
     cdef const unsigned char[::1] _ids
@@ -75,7 +79,6 @@ cdef class BusCycle:
     cdef int _seeded
     cdef int[::1] _goal
     cdef int[::1] _next
-    cdef int[::1] _ticks
     cdef long long _goal_ns
     cdef long long _next_ns
     cdef long long _elapsed_max_ns
@@ -86,19 +89,25 @@ cdef class BusCycle:
     cdef int _start
     cdef int _length
 
-    # commands Shape (J,), [rad], gripper [1]. Takes effect with the next exchange/begin only; BUS_OK or a refusal.
-    cdef int compose(self, double[::1] command, long long now_ns) noexcept nogil
+    # command: Shape (J,), [rad], gripper [1]. Takes effect with the next exchange/begin; BUS_OK or a refusal.
+    cpdef int compose(self, double[::1] command, long long now_ns) noexcept nogil
     # Forget what compose left: the next cycle only reads.
-    cdef void discard(self) noexcept nogil
+    cpdef void discard(self) noexcept nogil
     # One cycle on a non-blocking tty: drain, write, poll, read until all replied or deadline_ns (CLOCK_MONOTONIC).
     cdef int exchange(self, int fd, long long deadline_ns) noexcept nogil
     # The same without a port (lockstep): begin() says which bytes to send, digest() takes what came back
     # (in any pieces; BUS_OK once all replied), finish() closes the cycle as the deadline would.
     cdef const unsigned char* begin(self, long long now_ns, int* length) noexcept nogil
     cdef int digest(self, const unsigned char* data, int n) noexcept nogil
-    cdef int finish(self) noexcept nogil
+    cpdef int finish(self) noexcept nogil
 
+    cdef int _refuse(self, int code) noexcept nogil
+    cdef void _assemble(self, long long now_ns) noexcept nogil
     cdef void _sent(self) noexcept nogil
     cdef int _drain(self, int fd) noexcept nogil
+    cdef int _send(self, int fd) noexcept nogil
+    cdef int _receive(self, int fd, long long deadline_ns) noexcept nogil
     cdef void _scan(self, bint stale, bint final) noexcept nogil
     cdef void _take(self, int at, int length) noexcept nogil
+    cdef bint _plausible(self, int i, int ticks) noexcept nogil
+    cdef void _measure(self, int i, int ticks, int at) noexcept nogil
