@@ -1,0 +1,1 @@
+"""Devices: cameras, arms, and the simulated robot."""

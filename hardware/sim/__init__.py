@@ -1,0 +1,1 @@
+"""The simulated robot: physics, camera, servo bus, tasks, experts."""

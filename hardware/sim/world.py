@@ -1,0 +1,166 @@
+"""Physics of the simulated table: servos that obey goal, speed and acceleration registers, and cubes that are pushed.
+
+Everything follows from the seed: two worlds of one seed that are told the same agree bit for bit.
+"""
+
+import math
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from dzedge.hardware.sim import kinematics
+from dzedge.hardware.sim.scene import (
+    COLOURS,
+    CUBE,
+    CUBES_PER_SCENE,
+    JOINTS,
+    LOWER,
+    RGB,
+    SERVO_DAMPING,
+    STALL_TORQUE,
+    STIFFNESS,
+    TIMESTEP,
+    UPPER,
+    Layout,
+    draw_layout,
+    mjcf,
+)
+
+Vector = NDArray[np.float64]
+
+FREE_SPEED = 4.7
+"""Speed of an unlimited servo [rad/s]: the STS3215's 45 rpm at its rated 7.4 V."""
+HOME = kinematics.solve(np.array([0.19, 0.0, 0.17]))
+"""Rest pose. Shape (6,), [rad]: hand in front of the base, 0.17 m above the table, gripper closed."""
+
+
+class World:
+    """A table, three cubes and an arm with six servos.
+
+    seed: which cubes lie where and how the light falls; see `scene.draw_layout`.
+    """
+
+    layout: Layout
+
+    def __init__(self, seed: int = 0) -> None:
+        self.model = mujoco.MjModel.from_xml_string(mjcf())
+        self.data = mujoco.MjData(self.model)
+        self._cube_geoms = np.array([self.model.geom(f"cube{i}").id for i in range(CUBES_PER_SCENE)])
+        self._cube_start = int(self.model.joint("cube0").qposadr[0])
+        n = len(JOINTS)
+        self._goal, self._reference, self._reference_velocity = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._speed, self._acceleration = np.zeros(n), np.zeros(n)
+        self._torque = np.ones(n, dtype=bool)
+        self.reset(seed)
+
+    def reset(self, seed: int, joints: Vector | None = None) -> None:
+        """A fresh scene of that seed, the arm at rest. joints: Shape (6,), [rad]; None: HOME."""
+        self.layout = layout = draw_layout(seed)
+        start = HOME if joints is None else joints
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[: len(JOINTS)] = start
+        for i, (x, y, yaw) in enumerate(layout.places):
+            pose = (x, y, CUBE / 2, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2))
+            self.data.qpos[self._cube_start + 7 * i : self._cube_start + 7 * (i + 1)] = pose
+            self.model.geom_rgba[self._cube_geoms[i], :3] = RGB[layout.colours[i]]
+        self._goal[:] = start
+        self._reference[:] = start
+        self._reference_velocity[:] = 0.0
+        self._speed[:] = FREE_SPEED
+        self._acceleration[:] = math.inf
+        for joint in range(len(JOINTS)):
+            self.set_torque(joint, True)
+        self.data.ctrl[:] = start
+        mujoco.mj_forward(self.model, self.data)
+
+    # ---- what the servos are told
+
+    def set_goal(self, goal: Vector) -> None:
+        """Goal positions of all servos. goal: Shape (6,), [rad], gripper 0..1; clipped to the joint limits."""
+        np.clip(goal, LOWER, UPPER, out=self._goal)
+
+    def set_joint_goal(self, joint: int, goal: float) -> None:
+        """Goal position of one servo [rad]; clipped to its limits, as the servo itself does."""
+        self._goal[joint] = min(max(goal, LOWER[joint]), UPPER[joint])
+
+    def set_profile(self, joint: int, speed: float, acceleration: float) -> None:
+        """Goal speed [rad/s] and acceleration [rad/s^2] of one servo; 0 means as fast as it can."""
+        self._speed[joint] = min(speed, FREE_SPEED) if speed > 0.0 else FREE_SPEED
+        self._acceleration[joint] = acceleration if acceleration > 0.0 else math.inf
+
+    def set_torque(self, joint: int, on: bool) -> None:
+        """Torque of one servo. Switched on, its ramp starts where the joint is, so nothing jumps."""
+        if on and not self._torque[joint]:
+            self._reference[joint] = self.data.qpos[joint]
+            self._reference_velocity[joint] = 0.0
+        self._torque[joint] = on
+        self.model.actuator_gainprm[joint, 0] = STIFFNESS if on else 0.0
+        self.model.actuator_biasprm[joint, 1:3] = (-STIFFNESS, -SERVO_DAMPING) if on else (0.0, -0.25)
+
+    # ---- time
+
+    def step(self, dt: float = TIMESTEP) -> None:
+        """Advance by `dt` seconds, rounded to whole physics steps."""
+        for _ in range(round(dt / TIMESTEP)):
+            self._ramp()
+            self.data.ctrl[:] = self._reference
+            mujoco.mj_step(self.model, self.data)
+
+    def _ramp(self) -> None:
+        """Move the servos' inner set-points towards their goals under the speed and acceleration registers."""
+        error = self._goal - self._reference
+        if not np.isinf(self._acceleration).all():
+            braking = np.sqrt(2.0 * np.minimum(self._acceleration, 1e6) * np.abs(error))
+            bound = np.minimum(np.minimum(self._speed, braking), np.abs(error) / TIMESTEP)
+            change = self._acceleration * TIMESTEP
+            wanted = np.copysign(bound, error)
+            self._reference_velocity += np.clip(wanted - self._reference_velocity, -change, change)
+            self._reference += self._reference_velocity * TIMESTEP
+            return
+        bound = self._speed * TIMESTEP
+        self._reference += np.minimum(np.maximum(error, -bound), bound)
+
+    @property
+    def time(self) -> float:
+        """Seconds since the reset."""
+        return float(self.data.time)
+
+    # ---- what can be measured
+
+    def joints(self) -> Vector:
+        """Joint positions. Shape (6,), [rad], gripper 0..1; a copy."""
+        return self.data.qpos[: len(JOINTS)].copy()
+
+    def velocities(self) -> Vector:
+        """Joint velocities. Shape (6,), [rad/s]; a copy."""
+        return self.data.qvel[: len(JOINTS)].copy()
+
+    def load(self) -> Vector:
+        """Share of the stall torque that each servo gives now. Shape (6,), -1..1."""
+        return self.data.actuator_force[: len(JOINTS)] / STALL_TORQUE
+
+    def torque(self, joint: int) -> bool:
+        """Whether that servo drives its joint."""
+        return bool(self._torque[joint])
+
+    def points(self) -> Vector:
+        """Tip, wrist and elbow as the joints are now. Shape (3, 3), [m]."""
+        return kinematics.points(self.data.qpos)
+
+    def tip(self) -> Vector:
+        """The gripper's tip. Shape (3,), [m]."""
+        return self.points()[0]
+
+    def cubes(self) -> Vector:
+        """All colours' cubes: x, y, z [m] and 1, or zeros for a colour that is not in the scene. Shape (6, 4)."""
+        table = np.zeros((len(COLOURS), 4))
+        poses = self.data.qpos[self._cube_start :].reshape(CUBES_PER_SCENE, 7)
+        for colour, pose in zip(self.layout.colours, poses, strict=True):
+            table[colour, :3] = pose[:3]
+            table[colour, 3] = 1.0
+        return table
+
+    def fingerprint(self) -> bytes:
+        """The whole physical state, for comparing two runs bit by bit."""
+        return self.data.qpos.tobytes() + self.data.qvel.tobytes() + self._reference.tobytes()
