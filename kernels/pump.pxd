@@ -9,27 +9,39 @@ cdef enum:
     COUNTERS = 20
 
 
+# The C API of librealsense; the last argument is always rs2_error**.
+ctypedef int (*Wait)(void*, unsigned int, void**, void**) noexcept nogil
+ctypedef void (*Release)(void*) noexcept nogil
+ctypedef const char* (*Text)(void*) noexcept nogil
+ctypedef unsigned long long (*Number)(void*, void**) noexcept nogil
+ctypedef double (*Stamp)(void*, void**) noexcept nogil
+ctypedef int (*Field)(void*, void**) noexcept nogil
+ctypedef int (*Supports)(void*, int, void**) noexcept nogil
+ctypedef long long (*Metadata)(void*, int, void**) noexcept nogil
+ctypedef const void* (*Data)(void*, void**) noexcept nogil
+
+
 cdef struct Library:
-    int (*try_wait)(void*, unsigned int, void**, void**) noexcept nogil
-    void (*release)(void*) noexcept nogil
-    void (*free_error)(void*) noexcept nogil
-    const char* (*error_message)(void*) noexcept nogil
-    unsigned long long (*number)(void*, void**) noexcept nogil
-    double (*stamp)(void*, void**) noexcept nogil
-    int (*domain)(void*, void**) noexcept nogil
-    int (*supports)(void*, int, void**) noexcept nogil
-    long long (*metadata)(void*, int, void**) noexcept nogil
-    const void* (*data)(void*, void**) noexcept nogil
-    int (*data_size)(void*, void**) noexcept nogil
-    int (*width)(void*, void**) noexcept nogil
-    int (*height)(void*, void**) noexcept nogil
-    int (*stride)(void*, void**) noexcept nogil
-    int (*bits)(void*, void**) noexcept nogil
+    Wait try_wait
+    Release release
+    Release free_error
+    Text error_message
+    Number number
+    Stamp stamp
+    Supports supports
+    Metadata metadata
+    Data data
+    Field domain
+    Field data_size
+    Field width
+    Field height
+    Field stride
+    Field bits
 
 
 cdef struct SoftwareFrame:      # rs2_software_video_frame of rs_internal.h
     void* pixels
-    void (*deleter)(void*) noexcept nogil
+    Release deleter
     int stride
     int bpp
     double timestamp
@@ -37,6 +49,9 @@ cdef struct SoftwareFrame:      # rs2_software_video_frame of rs_internal.h
     int frame_number
     const void* profile
     float depth_units
+
+
+ctypedef void (*Inject)(void*, SoftwareFrame, void**) noexcept nogil
 
 
 @cython.final
@@ -68,6 +83,7 @@ cdef class FramePump:
     cdef int64[COUNTERS] counters
     cdef char[256] message
 
+    cdef _bind(self, addresses)
     cdef int _failed(self, void* error) noexcept nogil
     cdef int _turn(self, unsigned int timeout_ms) noexcept nogil
     cdef int _take(self, void* frame, int64 receive_ns) noexcept nogil
@@ -81,8 +97,8 @@ cdef class FramePump:
 
 @cython.final
 cdef class Feeder:
-    cdef void (*on_frame)(void*, SoftwareFrame, void**) noexcept nogil
-    cdef void (*free_error)(void*) noexcept nogil
+    cdef Inject on_frame
+    cdef Release free_error
     cdef void* sensor
     cdef void* profile
     cdef readonly FrameRing ring

@@ -1,8 +1,8 @@
-"""The camera's two threads without the GIL: the pump (librealsense -> frame ring) and the feeder (ring -> librealsense).
+"""The camera's two threads without the GIL: pump (librealsense -> frame ring), feeder (ring -> librealsense).
 
-Both call librealsense's C API through addresses handed in by `dzedge.hardware.librealsense`, so neither a busy
-Python thread nor Python's own binding stands between a frame and its slot. One stream each, never a frameset:
-librealsense's syncer repeats the last frame of a stalled stream as if it were new.
+Both call librealsense's C API through addresses handed in by `dzedge.hardware.librealsense`, so neither a
+busy Python thread nor Python's own binding stands between a frame and its slot. One stream each, never a
+frameset: librealsense's syncer repeats the last frame of a stalled stream as if it were new.
 
 ClockMap turns the stamp of a frame into CLOCK_MONOTONIC.
 """
@@ -63,12 +63,14 @@ cdef int64 WRAP_NS = (MASK + 1) * 1000
 cdef int64 JUMP_NS = 1000000000                 # more than a burst after a stall can explain
 cdef int64 STEP_NS = 1000000                    # a step of the wall clock, not the noise of sampling it
 cdef int64 LEAD_NS = 200000000                  # longest believable exposure plus readout
-cdef int64 OLD_NS = 1000000000                  # a stamp older than this on arrival is not believed to be normal
+cdef int64 OLD_NS = 1000000000                  # no healthy camera's frame is older than this on arrival
 cdef int64 DRIFT = 10000                        # 100 ppm as a divisor: D400 clocks measured at 75 ppm
 
-NAMES = ("frames", "dropped", "repeated", "restarted", "rejected", "failed", "implausible", "number", "capture_ns",
-         "receive_ns", "domain", "clock_resets", "clock_steps", "domain_switches", "exposure_us", "gain",
-         "transport_ns")
+NAMES = (
+    "frames", "dropped", "repeated", "restarted", "rejected", "failed", "implausible", "number", "capture_ns",
+    "receive_ns", "domain", "clock_resets", "clock_steps", "domain_switches", "exposure_us", "gain",
+    "transport_ns",
+)
 
 FORMATS = {"rgb8": (COPY, 3), "bgr8": (SWAP, 3), "yuyv": (YUYV, 2)}
 
@@ -80,10 +82,10 @@ cdef inline int64 now(int clock) noexcept nogil:
 
 
 cdef int64 realtime_offset() noexcept nogil:
-    """CLOCK_REALTIME - CLOCK_MONOTONIC [ns]; the tightest of three samples, for a thread can lose its core between."""
+    """CLOCK_REALTIME - CLOCK_MONOTONIC [ns]: the tightest of three samples, lest the thread lost its core
+    between."""
     cdef int64 before, wall, after, offset = 0, width, best = 1 << 62
-    cdef int attempt
-    for attempt in range(3):
+    for _ in range(3):
         before = now(CLOCK_MONOTONIC)
         wall = now(CLOCK_REALTIME)
         after = now(CLOCK_MONOTONIC)
@@ -100,14 +102,15 @@ cdef int64 realtime_offset() noexcept nogil:
 cdef class ClockMap:
     """A frame's stamp as CLOCK_MONOTONIC [ns].
 
-    HARDWARE: the camera's 32-bit microsecond counter, unwrapped. Its offset to our clock is the running minimum of
-    (receive - stamp): the fastest frame is the one least delayed. The minimum may rise by 100 ppm of the time gone
-    by, so that it follows a camera clock that is slower than ours; one that is faster lowers it by itself. Hence,
-    with one undelayed frame every 10 s, it is at most 1 ms off. The smallest delay of the path stays in the result.
-    SYSTEM and GLOBAL: wall clock; CLOCK_REALTIME - CLOCK_MONOTONIC at receipt is taken off, its steps are counted.
+    HARDWARE: the camera's 32-bit microsecond counter, unwrapped. Its offset to our clock is the running
+    minimum of (receive - stamp): the fastest frame is the one least delayed. The minimum may rise by 100
+    ppm of the time gone by, so that it follows a camera clock that is slower than ours; one that is faster
+    lowers it by itself. Hence, with one undelayed frame every 10 s, it is at most 1 ms off. The smallest
+    delay of the path stays in the result. SYSTEM and GLOBAL: wall clock; CLOCK_REALTIME - CLOCK_MONOTONIC
+    at receipt is taken off, its steps are counted.
 
-    offset_ns: receive minus stamp in use; resets: how often the hardware counter jumped and was anchored anew;
-    steps: jumps of the wall clock over 1 ms; switches: changes of the domain.
+    offset_ns: receive minus stamp in use; resets: how often the hardware counter jumped and was anchored
+    anew; steps: jumps of the wall clock over 1 ms; switches: changes of the domain.
     """
 
     def __init__(self):
@@ -140,7 +143,7 @@ cdef class ClockMap:
         cdef int64 elapsed, advance, turns, candidate
         if self.anchored:
             elapsed = receive_ns - self.last_receive
-            # As many turns of the counter as fit the time that went by here: right even after hours of silence.
+            # As many turns of the counter as fit the time gone by here: right even after hours of silence.
             turns = <int64>llrint(<double>(self.last_stamp + elapsed - stamp_ns) / <double>WRAP_NS)
             stamp_ns += turns * WRAP_NS
             advance = stamp_ns - self.last_stamp
@@ -164,9 +167,9 @@ cdef class FramePump:
     """Moves frames of one stream from an rs2_frame_queue into a FrameRing.
 
     addresses: of the C functions, by name; queue: an rs2_frame_queue*; ring: this is its only writer;
-    pixels: "rgb8", "bgr8" or "yuyv", what the stream delivers. `run` is the body of a thread and returns within
-    50 ms of `stop`; `poll` is one turn of it. The caller keeps the queue alive until `run` has returned.
-    Raises KeyError when an address or the format is missing.
+    pixels: "rgb8", "bgr8" or "yuyv", what the stream delivers. `run` is the body of a thread and returns
+    within 50 ms of `stop`; `poll` is one turn of it. The caller keeps the queue alive until `run` has
+    returned. Raises KeyError when an address or the format is missing.
     """
 
     def __init__(self, addresses, size_t queue, FrameRing ring, pixels="rgb8"):
@@ -174,23 +177,25 @@ cdef class FramePump:
         self.queue = <void*>queue
         self.ring = ring
         self.clock = ClockMap()
+        self._bind(addresses)
+
+    cdef _bind(self, addresses):
         lib = &self.library
-        lib.try_wait = <int (*)(void*, unsigned int, void**, void**) noexcept nogil><size_t>addresses[
-            "rs2_try_wait_for_frame"]
-        lib.release = <void (*)(void*) noexcept nogil><size_t>addresses["rs2_release_frame"]
-        lib.free_error = <void (*)(void*) noexcept nogil><size_t>addresses["rs2_free_error"]
-        lib.error_message = <const char* (*)(void*) noexcept nogil><size_t>addresses["rs2_get_error_message"]
-        lib.number = <unsigned long long (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_number"]
-        lib.stamp = <double (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_timestamp"]
-        lib.supports = <int (*)(void*, int, void**) noexcept nogil><size_t>addresses["rs2_supports_frame_metadata"]
-        lib.metadata = <long long (*)(void*, int, void**) noexcept nogil><size_t>addresses["rs2_get_frame_metadata"]
-        lib.data = <const void* (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_data"]
-        lib.domain = <int (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_timestamp_domain"]
-        lib.data_size = <int (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_data_size"]
-        lib.width = <int (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_width"]
-        lib.height = <int (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_height"]
-        lib.stride = <int (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_stride_in_bytes"]
-        lib.bits = <int (*)(void*, void**) noexcept nogil><size_t>addresses["rs2_get_frame_bits_per_pixel"]
+        lib.try_wait = <Wait><size_t>addresses["rs2_try_wait_for_frame"]
+        lib.release = <Release><size_t>addresses["rs2_release_frame"]
+        lib.free_error = <Release><size_t>addresses["rs2_free_error"]
+        lib.error_message = <Text><size_t>addresses["rs2_get_error_message"]
+        lib.number = <Number><size_t>addresses["rs2_get_frame_number"]
+        lib.stamp = <Stamp><size_t>addresses["rs2_get_frame_timestamp"]
+        lib.supports = <Supports><size_t>addresses["rs2_supports_frame_metadata"]
+        lib.metadata = <Metadata><size_t>addresses["rs2_get_frame_metadata"]
+        lib.data = <Data><size_t>addresses["rs2_get_frame_data"]
+        lib.domain = <Field><size_t>addresses["rs2_get_frame_timestamp_domain"]
+        lib.data_size = <Field><size_t>addresses["rs2_get_frame_data_size"]
+        lib.width = <Field><size_t>addresses["rs2_get_frame_width"]
+        lib.height = <Field><size_t>addresses["rs2_get_frame_height"]
+        lib.stride = <Field><size_t>addresses["rs2_get_frame_stride_in_bytes"]
+        lib.bits = <Field><size_t>addresses["rs2_get_frame_bits_per_pixel"]
 
     def run(self):
         """Pump until `stop`. Releases the GIL for the whole time."""
@@ -264,7 +269,7 @@ cdef class FramePump:
         elif count[FRAMES] > 0 and number < count[NUMBER]:
             pump_set(&count[RESTARTED], count[RESTARTED] + 1)
             self.clock.forget()
-        whole = <int64>stamp_ms                                  # in two parts: a wall clock in ns exceeds 53 bits
+        whole = <int64>stamp_ms                     # in two parts: a wall clock in ns exceeds 53 bits
         capture_ns = self.clock.map(whole * 1000000 + <int64>llrint((stamp_ms - <double>whole) * 1e6), domain,
                                     receive_ns, realtime_ns) - self._lead(frame)
         if capture_ns > receive_ns or receive_ns - capture_ns > OLD_NS:
@@ -302,7 +307,8 @@ cdef class FramePump:
         return value
 
     cdef int64 _lead(self, void* frame) noexcept nogil:
-        """From the middle of the exposure to the stamp, which marks the readout [ns]; 0 where the camera says nothing."""
+        """From the middle of the exposure to the stamp, which marks the readout [ns]; 0 where it is not
+        told."""
         cdef int64 readout_us = self._meta(frame, FRAME_TIMESTAMP)
         cdef int64 middle_us = self._meta(frame, SENSOR_TIMESTAMP)
         cdef int64 lead_ns
@@ -324,17 +330,17 @@ cdef class FramePump:
             return 0
         if width != self.ring.width or height != self.ring.height or bits != 8 * self.pixel_bytes:
             return 0
-        if stride < width * self.pixel_bytes or 0 < size < stride * height:       # injected frames report size 0
+        if stride < width * self.pixel_bytes or 0 < size < stride * height:   # injected frames report 0
             return 0
         self._copy(pixels, stride, self.ring.begin())
         return 1
 
     cdef void _copy(self, const uint8* source, int stride, uint8* target) noexcept nogil:
-        cdef Py_ssize_t y, x, height = self.ring.height, width = self.ring.width
+        cdef Py_ssize_t x, height = self.ring.height, width = self.ring.width
         if self.convert == COPY and stride == 3 * width:
             memcpy(target, source, height * stride)
             return
-        for y in range(height):
+        for _ in range(height):
             if self.convert == COPY:
                 memcpy(target, source, 3 * width)
             elif self.convert == SWAP:
@@ -369,16 +375,17 @@ cdef void yuyv_row(const uint8* source, uint8* target, Py_ssize_t width) noexcep
 cdef class Feeder:
     """Injects what appears in a FrameRing into a librealsense software sensor, with number and capture time.
 
-    sensor, profile: rs2_sensor* and rs2_stream_profile* of the software device; ring: written by the simulator,
-    maybe in another process; domain: 0 hardware, 1 system, 2 global; phase_ns: what the hardware clock read at
-    CLOCK_MONOTONIC 0. `run` is the body of a thread; only frames published after its start are fed, in order, and
-    those overwritten before their turn are left out, so that the receiver sees a gap in the numbers.
+    sensor, profile: rs2_sensor* and rs2_stream_profile* of the software device; ring: written by the
+    simulator, maybe in another process; domain: 0 hardware, 1 system, 2 global; phase_ns: what the hardware
+    clock read at CLOCK_MONOTONIC 0. `run` is the body of a thread; only frames published after its start
+    are fed, in order, and those overwritten before their turn are left out, so that the receiver sees a gap
+    in the numbers.
     """
 
-    def __init__(self, addresses, size_t sensor, size_t profile, FrameRing ring, int domain=SYSTEM, int64 phase_ns=0):
-        self.on_frame = <void (*)(void*, SoftwareFrame, void**) noexcept nogil><size_t>addresses[
-            "rs2_software_sensor_on_video_frame"]
-        self.free_error = <void (*)(void*) noexcept nogil><size_t>addresses["rs2_free_error"]
+    def __init__(self, addresses, size_t sensor, size_t profile, FrameRing ring, int domain=SYSTEM,
+                 int64 phase_ns=0):
+        self.on_frame = <Inject><size_t>addresses["rs2_software_sensor_on_video_frame"]
+        self.free_error = <Release><size_t>addresses["rs2_free_error"]
         self.sensor = <void*>sensor
         self.profile = <void*>profile
         self.ring = ring
@@ -399,19 +406,29 @@ cdef class Feeder:
         pump_set(&self.stopping, 0)
 
     def inject(self, image, int64 number, int64 capture_ns):
-        """Inject one frame now. image: uint8, Shape (height, width, 3). Raises ValueError on another shape."""
+        """Inject one frame now. image: uint8, Shape (height, width, 3). Raises ValueError on another
+        shape."""
         cdef const uint8[:, :, ::1] pixels = image
         if (pixels.shape[0], pixels.shape[1], pixels.shape[2]) != (self.ring.height, self.ring.width, 3):
-            raise ValueError(f"frame of shape {image.shape}, sensor takes ({self.ring.height}, {self.ring.width}, 3)")
+            wanted = (self.ring.height, self.ring.width, 3)
+            raise ValueError(f"frame of shape {image.shape}, sensor takes {wanted}")
         cdef uint8* copy = <uint8*>malloc(self.ring.payload_bytes)
         if copy == NULL:
             raise MemoryError
         memcpy(copy, &pixels[0, 0, 0], self.ring.payload_bytes)
         return self._send(copy, number, capture_ns)
 
+    def detach(self):
+        """Inject nothing more, ever: the sensor's handle is about to go. `run` has returned before."""
+        self.sensor = NULL
+
     def snapshot(self):
         """Frames injected, frames overwritten before their turn, injections that librealsense refused."""
-        return {"fed": pump_get(&self.fed), "missed": pump_get(&self.missed), "failed": pump_get(&self.failed)}
+        return {
+            "fed": pump_get(&self.fed),
+            "missed": pump_get(&self.missed),
+            "failed": pump_get(&self.failed),
+        }
 
     cdef double _stamp(self, int64 capture_ns) noexcept nogil:
         """Capture time as the stamp [ms] of the chosen clock."""
@@ -420,9 +437,13 @@ cdef class Feeder:
         return <double>(capture_ns + realtime_offset()) * 1e-6
 
     cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns) noexcept nogil:
-        """Hand `pixels` (from malloc) to librealsense, which frees them when the frame's last holder lets go."""
+        """Hand `pixels` (from malloc) to librealsense, which frees them when the frame's last holder lets
+        go."""
         cdef SoftwareFrame frame
         cdef void* error = NULL
+        if self.sensor == NULL:
+            free(pixels)
+            return 0
         frame.pixels = pixels
         frame.deleter = free
         frame.stride = <int>(3 * self.ring.width)
