@@ -1,0 +1,14 @@
+# Return bits of `step` and `stop`; 0: the target (or rest) was reached exactly in this tick, on every joint.
+cdef int MOVING
+cdef int CLAMPED
+cdef int RECOVERING
+cdef int INVALID
+
+cpdef int step(
+    double[:, ::1] state, double[::1] target, double[::1] target_velocity, double[:, ::1] limits, double elapsed
+) noexcept nogil
+cpdef int stop(double[:, ::1] state, double[:, ::1] limits, double elapsed) noexcept nogil
+cpdef int run(
+    double[:, ::1] state, double[:, ::1] targets, double[:, ::1] target_velocities, double[:, ::1] limits,
+    double[::1] elapsed, double[:, :, ::1] out, int[::1] codes
+) noexcept nogil
