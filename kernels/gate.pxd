@@ -15,9 +15,12 @@ cdef int ACCELERATION
 cdef int JERK
 
 cpdef int memory_size(int joints) noexcept nogil
-cpdef int arm(double[::1] memory, double[::1] position) noexcept nogil
+cpdef int arm(double[::1] memory, const double[::1] position) noexcept nogil
+# ages: observation, command, measured [s]; elapsed: since the last accepted command (or `arm`) [s];
+# bounds rows: velocity, acceleration, jerk, lower, upper, following; rules: see gate.py.
 cpdef int check(
-    double[::1] command, double[::1] measured, double[::1] ages, double elapsed,
-    double[:, ::1] bounds, double[::1] rules, double[::1] memory
+    const double[::1] command, const double[::1] measured, const double[::1] ages, double elapsed,
+    const double[:, ::1] bounds, const double[::1] rules, double[::1] memory,
 ) noexcept nogil
-cpdef int offender(double[::1] memory) noexcept nogil
+# The joint that made the last `check` refuse, -1 when no single joint did.
+cpdef int offender(const double[::1] memory) noexcept nogil
