@@ -124,7 +124,7 @@ cdef class Marks:
         if name not in self.names:
             text = name.encode("ascii")
             if not 0 < len(text) < NAME or self.head[2] == STAGES:
-                raise ValueError(f"stage {name!r}: names have 1 to {NAME - 1} characters, {STAGES} stages fit")
+                raise ValueError(f"stage {name!r}: names have 1 to {NAME - 1} characters, {STAGES} fit")
             memcpy(<char*>(self.head + HEAD) + self.head[2] * NAME, <char*>text, len(text))
             self.head[2] += 1
         self.known[name] = self.names.index(name)

@@ -140,6 +140,6 @@ class TestMemory:
     def test_stage_names_are_bounded(self, marks: Marks) -> None:
         with pytest.raises(ValueError, match="characters"):
             marks.stage("x" * 24)
-        with pytest.raises(ValueError, match="32 stages"):
+        with pytest.raises(ValueError, match="32 fit"):
             for index in range(40):
                 marks.stage(f"stage{index}")
