@@ -77,6 +77,8 @@ cdef class BusCycle:
     cdef int _echo
     cdef int _echo_left
     cdef int _seeded
+    cdef int _running
+    cdef int _code
     cdef int[::1] _goal
     cdef int[::1] _next
     cdef long long _goal_ns
@@ -93,7 +95,7 @@ cdef class BusCycle:
     cpdef int compose(self, double[::1] command, long long now_ns) noexcept nogil
     # Forget what compose left: the next cycle only reads.
     cpdef void discard(self) noexcept nogil
-    # One cycle on a non-blocking tty: drain, write, poll, read until all replied or deadline_ns (CLOCK_MONOTONIC).
+    # One cycle on a non-blocking tty: drain, write, poll, read until all replied or deadline_ns.
     cdef int exchange(self, int fd, long long deadline_ns) noexcept nogil
     # The same without a port (lockstep): begin() says which bytes to send, digest() takes what came back
     # (in any pieces; BUS_OK once all replied), finish() closes the cycle as the deadline would.

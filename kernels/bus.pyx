@@ -86,7 +86,7 @@ cdef class BusCycle:
             if length != count:
                 raise ValueError(f"{name} has {length} entries, ids has {count}: one for each servo")
         if count == 0 or data_length < 2 or requests.shape[0] == 0:
-            raise ValueError(f"a cycle needs servos ({count}), bytes of each ({data_length} of >= 2), requests")
+            raise ValueError(f"a cycle needs servos ({count}), bytes ({data_length}, at least 2), requests")
         for i in range(count):
             if not 5 <= offsets[i] <= goal_frame.shape[0] - 3 or not fabs(scale[i]) > 0.0:
                 raise ValueError(f"servo {ids[i]}: offset {offsets[i]} or scale {scale[i]} cannot be used")
@@ -208,6 +208,7 @@ cdef class BusCycle:
         self.sent_ns = now_ns
         self.sampled_ns = now_ns + self._sample_delay_ns
         self.missing = self.joints
+        self._running = 1
         for i in range(self.joints):
             self.results[i] = SERVO_NO_REPLY
 
@@ -220,7 +221,8 @@ cdef class BusCycle:
         self.composed = 0
 
     cdef int digest(self, const unsigned char *data, int n) noexcept nogil:
-        """Take bytes that came back, in any pieces; BUS_OK once all servos replied, else BUS_INCOMPLETE."""
+        """Take bytes that came back, in any pieces. The last reply finishes the cycle: then as `finish`, else
+        BUS_INCOMPLETE."""
         cdef int part
         while n > 0:
             part = min(n, RX - self._rx_length)
@@ -229,12 +231,15 @@ cdef class BusCycle:
             data += part
             n -= part
             self._scan(False, False)
-        return BUS_INCOMPLETE if self.missing else BUS_OK
+        return BUS_INCOMPLETE if self.missing else self.finish()
 
     cpdef int finish(self) noexcept nogil:
-        """Close the cycle, as its deadline does: BUS_OK where every servo gave a good reply."""
+        """Close the cycle, as its deadline does: BUS_OK where every servo gave a good reply. Idempotent."""
         cdef int i
         cdef int code = BUS_OK
+        if not self._running:
+            return self._code
+        self._running = 0
         if self.missing:
             self._scan(False, True)
         self.counters[CYCLES] += 1
@@ -244,6 +249,7 @@ cdef class BusCycle:
         for i in range(self.joints):
             if self.results[i] != SERVO_OK:
                 code = BUS_INCOMPLETE
+        self._code = code
         return code
 
     cdef void _scan(self, bint stale, bint final) noexcept nogil:
@@ -310,7 +316,7 @@ cdef class BusCycle:
         return fabs(ticks - self.ticks[i]) <= reach
 
     cdef void _measure(self, int i, int ticks, int at) noexcept nogil:
-        """Registers from Present Position (56) on: position, speed, load, voltage, temperature, ..., current."""
+        """Registers from Present Position (56) on: position, speed, load, voltage, temperature, current."""
         cdef double direction = 1.0 if self._scale[i] > 0.0 else -1.0
         cdef const unsigned char[::1] rx = self._rx
         self.ticks[i] = ticks
@@ -332,9 +338,8 @@ cdef class BusCycle:
             code = self._send(fd)
         if code == BUS_OK:
             code = self._receive(fd, deadline_ns)
-        if code != BUS_OK:
-            self.composed = 0
-        # a cycle that failed half-way is closed all the same: counters, and the next variant
+        self.composed = 0
+        # a cycle that failed half-way is closed all the same: counters, and the next request's length
         if code == BUS_OK:
             return self.finish()
         self.finish()

@@ -1,0 +1,152 @@
+"""The emulated servo bus on a pseudo-terminal, paced to the baud rate by sleeping, with a transcript.
+
+No byte of a reply is written before it would have crossed a wire: deadlines are absolute, counted from when
+the request was read, and waits use a timer slack of 1 ns instead of Linux's 50 us.
+"""
+
+import ctypes
+import errno
+import heapq
+import os
+import select
+import termios
+import threading
+import tty
+from collections import deque
+from pathlib import Path
+
+from dzedge.clock import NS, MonotonicClock
+from dzedge.hardware.sim.servo_bus import ServoBus
+
+PR_SET_TIMERSLACK = 29
+TO_SERVOS, TO_HOST = "request", "reply"
+IDLE_S = 0.2
+"""A silent line lets the physics step this often, so that joints move on without a host."""
+
+
+def tighten_timer() -> None:
+    """Timer slack of the calling thread to 1 ns (prctl(2)); without effect where the kernel refuses."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+class PtyServer:
+    """Serves a ServoBus on a pty until `stop`.
+
+    path: what to open as the serial port. link: a symbolic link to make for it, replaced if it exists.
+    transcript: the last `keep` records (time_ns, TO_SERVOS | TO_HOST, bytes), 0: none.
+    `start`/`stop` run it in a thread; a process of its own calls `serve` and never start.
+    """
+
+    def __init__(
+        self, bus: ServoBus, *, link: Path | None = None, keep: int = 0, instant: bool = False
+    ) -> None:
+        self.bus = bus
+        self.transcript: deque[tuple[int, str, bytes]] = deque(maxlen=keep)
+        self._clock = MonotonicClock()
+        self._instant = instant
+        self._thread: threading.Thread | None = None
+        self._queue: list[tuple[int, int, bytes]] = []
+        self._count = 0
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe()
+        self.link = link
+        self._open()
+
+    def _open(self) -> None:
+        self._master, self._slave = os.openpty()  # the slave stays open: a host that closes hangs nothing up
+        tty.setraw(self._slave, termios.TCSANOW)
+        os.set_blocking(self._master, False)
+        self.path = os.ttyname(self._slave)
+        if self.link is not None:
+            self.link.unlink(missing_ok=True)
+            self.link.symlink_to(self.path)
+
+    # ---- thread
+
+    def start(self) -> "PtyServer":
+        """Serve in a thread of this process."""
+        self._thread = threading.Thread(target=self.serve, name="servo-bus", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End `serve`, hang up and close the pty; safe to call twice."""
+        if self._master < 0:
+            return
+        os.write(self._wake_write, b"x")
+        if self._thread is not None:
+            self._thread.join()
+        self._close()
+        if self.link is not None:
+            self.link.unlink(missing_ok=True)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _close(self) -> None:
+        os.close(self._slave)
+        os.close(self._master)
+        self._master = self._slave = -1
+
+    def __enter__(self) -> "PtyServer":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def set_fault(self, component: str, verb: str) -> None:
+        """As `ServoBus.set_fault`, while serving."""
+        with self._lock:
+            self.bus.set_fault(component, verb)
+
+    # ---- the loop
+
+    def serve(self) -> None:
+        """Answer until `stop`."""
+        tighten_timer()
+        while True:
+            now_ns = self._clock.now_ns()
+            while self._queue and (self._instant or self._queue[0][0] <= now_ns):
+                self._write(heapq.heappop(self._queue)[2])
+                now_ns = self._clock.now_ns()
+            wait = (self._queue[0][0] - now_ns) / NS if self._queue else IDLE_S
+            readable, _, _ = select.select([self._master, self._wake_read], [], [], max(wait, 0.0))
+            if self._wake_read in readable:
+                os.read(self._wake_read, 1)
+                return
+            self._read(self._master in readable)
+
+    def _read(self, readable: bool) -> None:
+        data = os.read(self._master, 4096) if readable else b""
+        if not data and self._queue:
+            return
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            if data:
+                self.transcript.append((now_ns, TO_SERVOS, data))
+            for ready_ns, reply in self.bus.feed(data, now_ns):
+                self._count += 1
+                heapq.heappush(self._queue, (ready_ns, self._count, reply))
+
+    def _write(self, reply: bytes) -> None:
+        try:
+            os.write(self._master, reply)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:  # nobody reads: a wire would lose the bytes, too
+                raise
+        self.transcript.append((self._clock.now_ns(), TO_HOST, reply))
+
+
+def early_replies(transcript: list[tuple[int, str, bytes]], byte_ns: int) -> int:
+    """Replies of a transcript that came before their wire time, recomputed from times and lengths alone.
+
+    A request's bytes start when it was read, at the earliest; all reply bytes since then follow one by one.
+    """
+    early = 0
+    start_ns = sent = 0
+    for time_ns, direction, data in transcript:
+        if direction == TO_SERVOS:
+            start_ns, sent = time_ns, len(data)
+        else:
+            sent += len(data)
+            early += time_ns < start_ns + sent * byte_ns
+    return early
