@@ -115,7 +115,7 @@ class Statistics(Table, frozen=True):
     action_mean: Matrix | None = None
 
 
-class Section(Table, frozen=True):
+class Section(Table, frozen=True, kw_only=True):
     """manifest["dzedge"]. version: grows with every release of `model_id`; samplers: the default first;
     execute: actions meant to be run before the next chunk; max_prefix: committed actions trained for."""
 
@@ -140,6 +140,11 @@ class Section(Table, frozen=True):
     graphs: dict[str, Graph]
     files: tuple[Entry, ...] = ()
 
+    @property
+    def latents(self) -> int:
+        """Numbers in one imagination: F * K * C."""
+        return self.video.frames * self.video.tokens * self.video.channels
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`policy_package` 1.0; unknown keys beside `dzedge` are kept by their writers and ignored here."""
@@ -158,7 +163,7 @@ class Bundle:
     """An opened bundle: everything in it was signed and hashed. key: who signed; digest: of the manifest."""
 
     name: str
-    manifest: Section
+    manifest: Manifest
     key: PublicKey
     digest: str
     _contents: Mapping[str, bytes] = field(repr=False)
@@ -189,12 +194,12 @@ def open_bundle(
         raw = _read_once(folder, MANIFEST, name, lambda size: size <= MANIFEST_BYTES)
         signature = _read_once(folder, SIGNATURE, name, lambda size: size <= SIGNATURE_BYTES)
         key, _ = minisign.verify(raw, signature, _keys(trusted_keys, allow_test_key), f"{name}/{SIGNATURE}")
-        section = parse_manifest(raw, f"{name}/{MANIFEST}").dzedge
-        _check_versions(section, name, version_floor)
-        contents = _read_all(folder, section, name)
+        manifest = parse_manifest(raw, f"{name}/{MANIFEST}")
+        _check_versions(manifest.dzedge, name, version_floor)
+        contents = _read_all(folder, manifest.dzedge, name)
     finally:
         os.close(folder)
-    return Bundle(name, section, key, hashlib.sha256(raw).hexdigest(), contents)
+    return Bundle(name, manifest, key, hashlib.sha256(raw).hexdigest(), contents)
 
 
 def public_test_key() -> PublicKey:

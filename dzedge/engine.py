@@ -129,8 +129,8 @@ class Graph:
     """One graph, loaded and bound.
 
     inputs: name -> array to write before a run; outputs: name -> array that a run fills; the arrays stay the
-    same ones. name, model: for errors, and the verified bytes. share: arrays to use instead of own ones, so that
-    one graph's output is another's input (never of the same run).
+    same ones. name, model: for errors, and the verified bytes. share: arrays to use instead of own ones, so
+    that one graph's output is another's input (never of the same run).
 
     Raises BundleError for bytes that are no graph or when the required provider cannot run it.
     """
@@ -210,9 +210,10 @@ def load_graph(
     bundle: Bundle, name: str, precision: str, machine: Machine, share: Mapping[str, Array] | None = None
 ) -> Graph:
     """The graph `name` of a bundle in the variant for this machine. Raises BundleError."""
-    if name not in bundle.manifest.graphs:
-        raise BundleError(f"{bundle.name}: no graph {name!r}; it has: {', '.join(bundle.manifest.graphs)}")
-    variant = choose(name, bundle.manifest.graphs[name].variants, precision, machine)
+    graphs = bundle.manifest.dzedge.graphs
+    if name not in graphs:
+        raise BundleError(f"{bundle.name}: no graph {name!r}; it has: {', '.join(graphs)}")
+    variant = choose(name, graphs[name].variants, precision, machine)
     return Graph(name, bundle.read(variant.file), machine, share)
 
 
