@@ -111,46 +111,61 @@ def describe(attached: Sequence[CameraInfo]) -> str:
 
 
 class Rung(Enum):
-    """What to do about a stream: nothing, restart it, reset the camera, or give up."""
+    """What to do about a stream: nothing, restart it, reset the camera, see if it is back, or give up."""
 
     WAIT = 0
     RESTART = 1
     RESET = 2
-    GIVE_UP = 3
+    REOPEN = 3
+    GIVE_UP = 4
 
 
 class RecoveryLadder:
     """Two restarts of the stream, one hardware reset, then the end; ten live seconds lead back to the ground.
 
-    A D405 that delivers nothing after start needs the first, one with a wedged firmware the second (facts
-    of the field: the same order as LeRobot and realsense-ros take by hand).
+    A D405 that delivers nothing after its start needs the first, wedged firmware the second; LeRobot and
+    realsense-ros take the same steps. A camera that is absent after the reset is looked for twice a second.
     """
 
     STEPS = (Rung.RESTART, Rung.RESTART, Rung.RESET, Rung.GIVE_UP)
     CALM_NS = 10 * NS
     RETURN_NS = 15 * NS
+    LOOK_NS = NS // 2
 
     def __init__(self) -> None:
         self._step = 0
         self._live_since_ns: int | None = None
         self._return_by_ns: int | None = None
+        self._look_ns = 0
 
     def decide(self, state: CameraState, now_ns: int) -> Rung:
-        """The rung to take at `now_ns`. An absent camera is given 15 s to come back after a reset."""
+        """The rung to take at `now_ns`."""
         if state not in (CameraState.LOST, CameraState.ABSENT):
             self._return_by_ns = None
-            if state is not CameraState.LIVE:
-                self._live_since_ns = None
-            elif self._live_since_ns is None:
-                self._live_since_ns = now_ns
-            elif now_ns - self._live_since_ns >= self.CALM_NS:
-                self._step = 0
+            self._calm_down(state, now_ns)
             return Rung.WAIT
         self._live_since_ns = None
         if self._return_by_ns is not None:
-            return Rung.WAIT if now_ns < self._return_by_ns else Rung.GIVE_UP
+            return self._await_return(now_ns)
         rung = self.STEPS[self._step]
         self._step = min(self._step + 1, len(self.STEPS) - 1)
         if rung is Rung.RESET:
             self._return_by_ns = now_ns + self.RETURN_NS
+            self._look_ns = now_ns + self.LOOK_NS
         return rung
+
+    def _calm_down(self, state: CameraState, now_ns: int) -> None:
+        if state is not CameraState.LIVE:
+            self._live_since_ns = None
+        elif self._live_since_ns is None:
+            self._live_since_ns = now_ns
+        elif now_ns - self._live_since_ns >= self.CALM_NS:
+            self._step = 0
+
+    def _await_return(self, now_ns: int) -> Rung:
+        if self._return_by_ns is not None and now_ns >= self._return_by_ns:
+            return Rung.GIVE_UP
+        if now_ns < self._look_ns:
+            return Rung.WAIT
+        self._look_ns = now_ns + self.LOOK_NS
+        return Rung.REOPEN

@@ -10,7 +10,7 @@ import ctypes.util
 import functools
 import importlib.util
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +205,13 @@ class Library:
         """Give a handle of `kind` (context, device, sensor, frame_queue, ...) back."""
         self._deleters[kind](handle)
 
+    def lease(self, owner: object, kind: str, handle: int) -> Callable[[], object]:
+        """What gives `handle` back, once. It happens by itself when `owner` goes, but not at exit, where the
+        streams must stop first."""
+        release = weakref.finalize(owner, self.delete, kind, handle)
+        release.atexit = False
+        return release
+
     @contextmanager
     def held(self, kind: str, handle: int) -> Iterator[int]:
         """A handle that is given back at the end of the block."""
@@ -249,7 +256,7 @@ class Sensor:
     def __init__(self, lib: Library, handle: int) -> None:
         self.lib, self.handle = lib, handle
         self._opened = self._started = False
-        self._release = weakref.finalize(self, lib.delete, "sensor", handle)
+        self._release = lib.lease(self, "sensor", handle)
 
     def modes(self, stream: int = COLOR) -> list[Mode]:
         """The modes in which it can deliver `stream`, sorted; those in formats unknown here are left out."""
@@ -338,7 +345,7 @@ class Device:
 
     def __init__(self, lib: Library, handle: int) -> None:
         self.lib, self.handle = lib, handle
-        self._release = weakref.finalize(self, lib.delete, "device", handle)
+        self._release = lib.lease(self, "device", handle)
 
     def info(self, key: str) -> str:
         """name, serial, firmware, port, usb or product_line; "" where the camera does not tell."""

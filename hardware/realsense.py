@@ -7,7 +7,6 @@ last frame of a stalled stream as if it were new. Every call that can block is m
 
 import atexit
 import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,7 +24,7 @@ from dzedge.hardware.camera import (
 )
 from dzedge.hardware.librealsense import Device, Library, Mode, Sensor, library
 from dzedge.kernels.mailbox import FrameRing
-from dzedge.kernels.pump import FramePump
+from dzedge.kernels.pump import FORMATS, FramePump
 from dzedge.types import Frame
 
 QUEUE = 4
@@ -66,7 +65,7 @@ class LiveDevices:
     def __init__(self, lib: Library | None = None) -> None:
         self._lib = lib or library()
         self._context = self._lib.call("rs2_create_context", self._lib.version)
-        self._release = weakref.finalize(self, self._lib.delete, "context", self._context)
+        self._release = self._lib.lease(self, "context", self._context)
 
     def _devices(self) -> list[Device]:
         call = self._lib.call
@@ -109,7 +108,7 @@ class _Session:
     started_ns: int
 
 
-_open: "weakref.WeakSet[RealSense]" = weakref.WeakSet()
+_open: "set[RealSense]" = set()
 
 
 @atexit.register
@@ -136,6 +135,10 @@ class RealSense:
         warmup: int = WARMUP,
         allow_usb2: bool = False,
     ) -> None:
+        if config.format not in FORMATS:
+            raise CameraError(
+                f"camera {config.serial}: no RGB from format {config.format}; choose {', '.join(FORMATS)}"
+            )
         self._provider, self._config = provider, config
         self._options = dict(options or {})
         self._warmup, self._allow_usb2 = warmup, allow_usb2
@@ -146,6 +149,7 @@ class RealSense:
         self._sensor: Sensor | None = None
         self._session: _Session | None = None
         self._ring: FrameRing | None = None
+        self._wanted = False
         self._ladder = RecoveryLadder()
         self._restarts = self._resets = 0
         self._info = CameraInfo("", config.serial, "", "", "")
@@ -162,7 +166,7 @@ class RealSense:
         Raises CameraError: not attached, on USB 2, mode not offered, option refused, or in use by another
         program.
         """
-        self.close()
+        self._leave()
         _open.add(self)
         self._device = self._provider.find(self._config.serial)
         try:
@@ -180,7 +184,7 @@ class RealSense:
                 self._sensor.set_option(option, value)
             lens = self._sensor.open(self._mode)
         except CameraError:
-            self.close()
+            self._leave()
             raise
         self._info = CameraInfo(
             info.name, info.serial, info.firmware, info.usb, info.port, (lens.fx, lens.fy, lens.ppx, lens.ppy)
@@ -214,20 +218,20 @@ class RealSense:
         """
         if (ring.height, ring.width) != (self._mode.height, self._mode.width):
             raise ValueError(f"frame ring of {ring.width}x{ring.height}, camera mode {self._mode}")
-        self.stop()
+        self._halt()
+        self._ring, self._wanted = ring, True
         if self._sensor is None:
             self.open()
         assert self._sensor is not None
         lib = self._sensor.lib
         queue = lib.call("rs2_create_frame_queue", QUEUE)
+        pump = FramePump(lib.addresses, queue, ring, self._mode.format)
         try:
             self._sensor.start(queue)
         except CameraError:
             lib.delete("frame_queue", queue)
             raise
-        pump = FramePump(lib.addresses, queue, ring, self._mode.format)
         thread = threading.Thread(target=pump.run, name="frame-pump", daemon=True)
-        self._ring = ring
         self._session = _Session(queue, pump, thread, now_ns)
         thread.start()
 
@@ -273,38 +277,39 @@ class RealSense:
         ladder's end; the process should then exit and be started anew.
         """
         health = self.health(now_ns)
-        rung = self._ladder.decide(health.state, now_ns)
+        rung = self._ladder.decide(health.state, now_ns) if self._wanted else Rung.WAIT
+        if rung is Rung.WAIT:
+            return health
         if rung is Rung.GIVE_UP:
-            why = self.trouble or "no frames"
             raise CameraError(
                 f"camera {self._config.serial}: lost; {self._restarts} restarts and {self._resets} resets "
-                f"did not help ({why}); replug it"
+                f"did not help ({self.trouble or 'no frames'}); replug it"
             )
         try:
-            if rung is Rung.RESTART:
-                self._restarts += 1
-                self._restart(now_ns)
-            elif rung is Rung.RESET:
-                self._resets += 1
-                self._reset()
-            elif health.state is CameraState.ABSENT and self._ring is not None:
-                self.start(self._ring, now_ns)
+            self._climb(rung, now_ns)
         except CameraError as error:
             self.trouble = str(error)
-        return health if rung is Rung.WAIT else self.health(now_ns)
+        return self.health(now_ns)
 
-    def _restart(self, now_ns: int) -> None:
+    def _climb(self, rung: Rung, now_ns: int) -> None:
+        if rung is Rung.RESET:
+            self._resets += 1
+            device, self._device = self._device, None
+            self._leave()
+            self._provider.reset(device if device is not None else self._provider.find(self._config.serial))
+            return
+        if rung is Rung.RESTART:
+            self._restarts += 1
+            self._leave()
         if self._ring is not None:
-            self.close()
             self.start(self._ring, now_ns)
-
-    def _reset(self) -> None:
-        device, self._device = self._device, None
-        self.close()
-        self._provider.reset(device if device is not None else self._provider.find(self._config.serial))
 
     def stop(self) -> None:
         """Stop the stream and the pump; harmless when repeated."""
+        self._wanted = False
+        self._halt()
+
+    def _halt(self) -> None:
         session, self._session = self._session, None
         if session is None or self._sensor is None:
             return
@@ -317,9 +322,13 @@ class RealSense:
 
     def close(self) -> None:
         """Stop, and give the device back; harmless when repeated. The provider stays open."""
+        self._wanted = False
+        self._leave()
+
+    def _leave(self) -> None:
         sensor, device = self._sensor, self._device
         try:
-            self.stop()
+            self._halt()
             if sensor is not None:
                 sensor.close()
         finally:
