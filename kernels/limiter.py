@@ -1,0 +1,532 @@
+"""Jerk-limited online limiter: one tick of motion towards a target, each joint for itself.
+
+The state is position, velocity, acceleration; the control is piecewise constant jerk over the time that really
+passed. Two least-time motions do everything, both in closed form:
+
+    halt        bring velocity and acceleration to zero. Where it ends is the *halting point*.
+    go          bring the velocity to its limit, towards the target.
+
+Under `halt` the halting point stands still; under `go` it moves towards the target and never back (with more
+jerk it can only end farther on). So the least-time way to a target is: go until the halting point is the target,
+then halt. Only the instant of that switch is searched for, inside one phase of one tick. A later tick starts on
+the same trajectory and finds the same switch, so nothing depends on the tick rate and the end is exact rest.
+
+A moving target is approached in its own frame, where the velocity bounds are asymmetric. While the target is a
+trajectory within the limits, the tick meets its position and velocity exactly instead of lagging behind. Position
+limits bound every motion through the halting point: no state is entered from which halting would leave them.
+
+Only + - * / sqrt fabs, bounded work, nothing allocated, equal to the bit on every machine.
+"""
+
+from enum import IntFlag
+
+import cython
+from cython.cimports.libc.math import fabs, sqrt
+
+MOVING = cython.declare(cython.int, 1)
+CLAMPED = cython.declare(cython.int, 2)
+RECOVERING = cython.declare(cython.int, 4)
+INVALID = cython.declare(cython.int, 8)
+
+Code = IntFlag(
+    "Code", {"MOVING": MOVING, "CLAMPED": CLAMPED, "RECOVERING": RECOVERING, "INVALID": INVALID}
+)
+"""What `step` and `stop` return, or'ed over the joints; 0: reached exactly.
+
+MOVING: on the way, not at the target of this tick. CLAMPED: a target position was outside [lower, upper].
+RECOVERING: a joint was outside its limits, or could not stay inside them. INVALID: nothing was done.
+"""
+
+LARGEST = cython.declare(cython.double, 1e9)  # of any state or limit: squares and cubes keep their precision
+SMALLEST = cython.declare(cython.double, 1e-6)  # of a velocity, acceleration or jerk limit
+LONGEST = cython.declare(cython.double, 60.0)  # [s] of motion that one tick can make up for
+GRAIN = cython.declare(cython.double, 1e-14)  # [rad] positions closer than this are the same, times 1 + |position|
+SLACK = cython.declare(cython.double, 1e-10)  # relative: a state that sits on its limit does not break it
+ROUNDS = cython.declare(cython.int, 60)  # of the search for the switch; 5 to 9 are usual
+HALVINGS = cython.declare(cython.int, 24)  # of the search for how much of a wish keeps the position limits
+
+
+# ------------------------------------------------------------------------------------------ least-time motions
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _profile(
+    v: cython.double, a: cython.double, goal: cython.double, most: cython.double, jerk: cython.double
+) -> tuple[cython.double, cython.double, cython.double, cython.double, cython.double, cython.double]:
+    """Least-time change of velocity from (v, a) to (goal, 0) with |acceleration| <= most.
+
+    Returns the jerk and the length of the first ramp, the acceleration and the length of the plateau, the jerk
+    and the length of the last ramp. From |a| > most the first ramp returns to the plateau.
+    """
+    sign: cython.double = 1.0
+    length: cython.double = 0.0
+    if goal - v - 0.5 * a * fabs(a) / jerk < 0.0:
+        sign = -1.0
+    square: cython.double = jerk * sign * (goal - v) + 0.5 * a * a
+    peak: cython.double = 0.0
+    if square > 0.0:
+        peak = sqrt(square)
+    first: cython.double = sign * jerk
+    if peak > most:
+        peak = most
+        if sign * a > most:
+            first = -first
+        length = sign * (goal - v) - 0.5 * (most * most + sign * (most * most - a * a) * (first / jerk)) / jerk
+        length = length / most
+        if length < 0.0:
+            length = 0.0
+    peak = sign * peak
+    return first, fabs(peak - a) / jerk, peak, length, -sign * jerk, fabs(peak) / jerk
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _along(
+    x: cython.double, v: cython.double, a: cython.double, jerk: cython.double, t: cython.double
+) -> tuple[cython.double, cython.double, cython.double]:
+    """Motion with constant jerk for t seconds."""
+    return (
+        x + t * (v + t * (0.5 * a + t * jerk * (1.0 / 6.0))),
+        v + t * (a + 0.5 * t * jerk),
+        a + t * jerk,
+    )
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _halting_point(
+    x: cython.double, v: cython.double, a: cython.double, most: cython.double, jerk: cython.double
+) -> cython.double:
+    """Where the least-time halt from (x, v, a) ends."""
+    first, t1, peak, t2, _, t3 = _profile(v, a, 0.0, most, jerk)
+    x, v, _ = _along(x, v, a, first, t1)
+    # the last ramp, seen backwards from rest, covers -peak t3^2 / 6
+    return x + t2 * (v + 0.5 * t2 * peak) - peak * t3 * t3 * (1.0 / 6.0)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _halt(
+    x: cython.double, v: cython.double, a: cython.double, most: cython.double, jerk: cython.double,
+    tick: cython.double,
+) -> tuple[cython.double, cython.double, cython.double]:
+    """Follow the least-time halt for one tick; velocity and acceleration are exactly 0 once it is over."""
+    first, t1, peak, t2, last, t3 = _profile(v, a, 0.0, most, jerk)
+    if tick < t1:
+        return _along(x, v, a, first, tick)
+    x, v, _ = _along(x, v, a, first, t1)
+    if tick < t1 + t2:
+        return _along(x, v, peak, 0.0, tick - t1)
+    x = x + t2 * (v + 0.5 * t2 * peak)
+    v = v + t2 * peak
+    if tick * (1.0 + SLACK) < t1 + t2 + t3:
+        return _along(x, v, peak, last, tick - t1 - t2)
+    return x - peak * t3 * t3 * (1.0 / 6.0), 0.0, 0.0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _switch(
+    x: cython.double, v: cython.double, a: cython.double, ramp: cython.double, length: cython.double,
+    sign: cython.double, most: cython.double, jerk: cython.double, grain: cython.double,
+) -> cython.double:
+    """How long to keep the jerk `ramp`, at most `length`, so that halting then ends at 0, not beyond.
+
+    The halting point, times sign, is <= 0 at the start, > 0 after `length`, and never moves back in between.
+    Regula falsi with the Illinois weights, and a bisection after every round that has not halved the bracket.
+    """
+    low: cython.double = 0.0
+    high: cython.double = length
+    before: cython.double = sign * _halting_point(x, v, a, most, jerk)
+    moved: tuple[cython.double, cython.double, cython.double] = _along(x, v, a, ramp, length)
+    after: cython.double = sign * _halting_point(moved[0], moved[1], moved[2], most, jerk)
+    weight_low: cython.double = before
+    weight_high: cython.double = after
+    side: cython.int = 0
+    goal: cython.double = length
+    middle: cython.double
+    found: cython.double
+    rounds: cython.int
+    for rounds in range(ROUNDS):
+        if before >= -grain:
+            break
+        middle = low + (high - low) * (weight_low / (weight_low - weight_high))
+        if high - low > goal or not low < middle < high:
+            middle = 0.5 * (low + high)
+            if not low < middle < high:
+                break
+        goal = 0.5 * (high - low)
+        moved = _along(x, v, a, ramp, middle)
+        found = sign * _halting_point(moved[0], moved[1], moved[2], most, jerk)
+        if found > 0.0:
+            high = middle
+            weight_high = found
+            if side == 1:
+                weight_low = 0.5 * weight_low
+            side = 1
+        else:
+            low = middle
+            before = found
+            weight_low = found
+            if side == -1:
+                weight_high = 0.5 * weight_high
+            side = -1
+    return low
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _approach(
+    x: cython.double, v: cython.double, a: cython.double, slowest: cython.double, fastest: cython.double,
+    most: cython.double, jerk: cython.double, tick: cython.double, grain: cython.double,
+) -> tuple[cython.double, cython.double, cython.double]:
+    """One tick of the least-time motion to rest at 0, with velocity in [slowest, fastest], slowest <= 0 <= fastest."""
+    left: cython.double = tick
+    rest: cython.double = _halting_point(x, v, a, most, jerk)
+    if fabs(rest) > grain:
+        sign: cython.double = 1.0
+        goal: cython.double = fastest
+        if rest > 0.0:
+            sign = -1.0
+            goal = slowest
+        first, t1, peak, t2, last, t3 = _profile(v, a, goal, most, jerk)
+        phase: cython.int
+        ramp: cython.double
+        length: cython.double
+        for phase in range(4):
+            if phase == 0:
+                ramp, length = first, t1
+            elif phase == 1:
+                ramp, length, a = 0.0, t2, peak
+            elif phase == 2:
+                ramp, length, a = last, t3, peak
+            else:
+                ramp, length, v, a = 0.0, left, goal, 0.0
+            if length > left:
+                length = left
+            moved: tuple[cython.double, cython.double, cython.double] = _along(x, v, a, ramp, length)
+            if sign * _halting_point(moved[0], moved[1], moved[2], most, jerk) > 0.0:
+                length = _switch(x, v, a, ramp, length, sign, most, jerk, 0.5 * grain)
+                x, v, a = _along(x, v, a, ramp, length)
+                left = left - length
+                break
+            x, v, a = moved
+            left = left - length
+            if left <= 0.0:
+                return x, v, a
+    x, v, a = _halt(x, v, a, most, jerk, left)
+    if v == 0.0 and a == 0.0 and fabs(x) <= grain:
+        x = 0.0
+    return x, v, a
+
+
+# ------------------------------------------------------------------------------------------------ one joint
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _holds(
+    x: cython.double, v: cython.double, a: cython.double, most: cython.double, jerk: cython.double,
+    lower: cython.double, upper: cython.double,
+) -> cython.bint:
+    """Whether halting from (x, v, a) stays within [lower, upper] all the way."""
+    rest: cython.double = _halting_point(x, v, a, most, jerk)
+    t: cython.double
+    if not (lower <= x <= upper and lower <= rest <= upper):
+        return False
+    if v * a < 0.0 and a * a > 2.0 * jerk * fabs(v):
+        # the halt turns around: its extreme is where the velocity crosses zero, still on the first ramp
+        t = 2.0 * fabs(v) / (fabs(a) + sqrt(a * a - 2.0 * jerk * fabs(v)))
+        x = x + t * (v + t * (0.5 * a - t * jerk * (a / fabs(a)) * (1.0 / 6.0)))
+        return lower <= x <= upper
+    return True
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _meet(
+    distance: cython.double, v: cython.double, a: cython.double, goal: cython.double, most: cython.double,
+    jerk: cython.double, tick: cython.double, grain: cython.double,
+) -> tuple[cython.bint, cython.double]:
+    """Whether the velocity `goal` can be met exactly `distance` farther on after one tick, and the acceleration then.
+
+    m and n are the constant jerks that would meet the velocity, and the position. They agree on a trajectory of
+    constant jerk. Otherwise the end acceleration is that of the cubic through both ends, reached by three equal
+    ramps 3.5 n - 2.5 m, 6.5 m - 5.5 n, 2 m - n; where these need too much, it is as near to that as the jerk limit
+    allows, starting from the motion of least jerk, which switches once between +j and -j: with u the share of the
+    tick after the switch, j (1 - 2 u^2) = m and j (1 - 2 u^3) = n.
+    """
+    m: cython.double = 2.0 * (goal - v - a * tick) / (tick * tick)
+    n: cython.double = 6.0 * (distance - tick * (v + 0.5 * a * tick)) / (tick * tick * tick)
+    noise: cython.double = jerk * SLACK + 6.0 * grain / (tick * tick * tick)
+    allowed: cython.double = jerk + noise
+    if not (fabs(m) <= allowed and fabs(n) <= allowed):
+        return False, 0.0
+    j1: cython.double = 3.5 * n - 2.5 * m
+    j3: cython.double = 2.0 * m - n
+    end: cython.double = a + j3 * tick
+    steep: cython.double = max(fabs(j1), fabs(6.5 * m - 5.5 * n), fabs(j3))
+    high: cython.double = max(fabs(a + j1 * tick * (1.0 / 3.0)), fabs(end - j3 * tick * (1.0 / 3.0)), fabs(end))
+    if steep <= jerk and high <= most:
+        return True, end
+    # 2 m u^3 - 2 n u^2 + n - m changes sign exactly once on [0, 1]
+    low: cython.double = 0.0
+    top: cython.double = 1.0
+    u: cython.double = 0.5
+    f: cython.double
+    slope: cython.double
+    rounds: cython.int
+    for rounds in range(ROUNDS):
+        f = 2.0 * u * u * (m * u - n) + (n - m)
+        if (f > 0.0) == (n > m):
+            low = u
+        else:
+            top = u
+        slope = u * (6.0 * m * u - 4.0 * n)
+        f = u - f / slope if slope != 0.0 else low
+        if not low < f < top:
+            f = 0.5 * (low + top)
+        if fabs(f - u) <= 1e-15:
+            break
+        u = f
+    least: cython.double = 1.0 - 2.0 * u * u
+    slope = 1.0 - 2.0 * u * u * u
+    least = m / least if fabs(least) > fabs(slope) else n / slope
+    if not fabs(least) <= allowed:
+        return False, 0.0
+    least = min(max(least, -jerk), jerk)
+    gentle: cython.double = a + least * tick * (1.0 - 2.0 * u)
+    calm: cython.double = max(fabs(a + least * tick * (1.0 - u)), fabs(gentle))
+    if calm > most * (1.0 + SLACK):
+        return False, 0.0
+    share: cython.double = 1.0
+    if steep > jerk:
+        share = (jerk - fabs(least)) / (steep - fabs(least))
+    if high > most:
+        share = min(share, (most - calm) / (high - calm) if high > calm else 0.0)
+    share = max(share, 0.0)
+    return True, min(max(gentle + share * (end - gentle), -most), most)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _joint(
+    x: cython.double, v: cython.double, a: cython.double, target: cython.double, speed: cython.double,
+    fastest: cython.double, most: cython.double, jerk: cython.double, lower: cython.double, upper: cython.double,
+    tick: cython.double,
+) -> tuple[cython.double, cython.double, cython.double, cython.int]:
+    """One joint's `step`: the new position, velocity, acceleration and its code."""
+    code: cython.int = 0
+    if target < lower or target > upper:
+        code = CLAMPED
+        target = lower if target < lower else upper
+        speed = 0.0
+    speed = min(max(speed, -fastest), fastest)
+    grain: cython.double = GRAIN * (1.0 + fabs(target) + fabs(x))
+    slack: cython.double = 100.0 * grain
+    limit: cython.double = fastest * (1.0 + SLACK)
+    inside: cython.bint = fabs(v) <= limit and fabs(a) <= most * (1.0 + SLACK)
+    inside = inside and fabs(v + 0.5 * a * fabs(a) / jerk) <= limit
+    inside = inside and _holds(x, v, a, most, jerk, lower - slack, upper + slack)
+    if not inside:
+        code = code | RECOVERING
+        speed = 0.0
+    if fabs(v) > limit:
+        x, v, a = _halt(x, v, a, most, jerk, tick)
+        return x, v, a, code | MOVING
+
+    # A target at rest is approached to stay there, unless v and a are far from stopping without turning around:
+    # then it is a trajectory passing through its turn. (The end of a halt has a^2 = 2 jerk |v|.)
+    if speed != 0.0 or (inside and v * a < 0.0 and a * a > 4.0 * jerk * fabs(v)):
+        met, end = _meet(target - x, v, a, speed, most, jerk, tick, 0.1 * grain)
+        if (
+            met
+            and fabs(target - x) <= limit * tick + grain
+            and fabs(speed + 0.5 * end * fabs(end) / jerk) <= limit
+            and _holds(target, speed, end, most, jerk, lower, upper)
+        ):
+            return target, speed, end, code
+    start: cython.double = x
+    rest: tuple[cython.double, cython.double, cython.double] = (x, v, a)
+    x, v, a = _approach(
+        x - target + speed * tick, v - speed, a, -fastest - speed, fastest - speed, most, jerk, tick, grain
+    )
+    if x != 0.0 or v != 0.0 or a != 0.0:
+        code = code | MOVING
+    x = target + x
+    v = speed + v
+    if speed != 0.0 and not _holds(x, v, a, most, jerk, lower, upper):
+        x, v, a = _nearest(rest, (x, v, a), most, jerk, lower, upper, tick)
+        code = code | MOVING
+    if inside and lower <= start <= upper:
+        x = min(max(x, lower), upper)
+    return x, v, a, code
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _nearest(
+    state: tuple[cython.double, cython.double, cython.double],
+    wish: tuple[cython.double, cython.double, cython.double],
+    most: cython.double, jerk: cython.double, lower: cython.double, upper: cython.double, tick: cython.double,
+) -> tuple[cython.double, cython.double, cython.double]:
+    """The state after this tick, between halting and the wish, nearest to the wish that keeps [lower, upper].
+
+    Both motions keep the limits of velocity, acceleration and jerk, so every mixture of them does.
+    """
+    halt: tuple[cython.double, cython.double, cython.double] = _halt(
+        state[0], state[1], state[2], most, jerk, tick
+    )
+    low: cython.double = 0.0
+    high: cython.double = 1.0
+    share: cython.double
+    rounds: cython.int
+    for rounds in range(HALVINGS):
+        share = 0.5 * (low + high)
+        if _holds(
+            halt[0] + share * (wish[0] - halt[0]), halt[1] + share * (wish[1] - halt[1]),
+            halt[2] + share * (wish[2] - halt[2]), most, jerk, lower, upper,
+        ):
+            low = share
+        else:
+            high = share
+    return (
+        halt[0] + low * (wish[0] - halt[0]),
+        halt[1] + low * (wish[1] - halt[1]),
+        halt[2] + low * (wish[2] - halt[2]),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- all joints
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _valid(
+    state: cython.double[:, ::1], limits: cython.const[cython.double][:, ::1], elapsed: cython.double
+) -> cython.bint:
+    """Shapes that agree, numbers that are numbers, limits that can be kept."""
+    joints: cython.Py_ssize_t = state.shape[1]
+    i: cython.Py_ssize_t
+    j: cython.Py_ssize_t
+    if state.shape[0] != 3 or limits.shape[0] != 5 or limits.shape[1] != joints:
+        return False
+    if not 0.0 < elapsed < LARGEST:
+        return False
+    for j in range(joints):
+        for i in range(3):
+            if not fabs(state[i, j]) <= LARGEST or not SMALLEST <= limits[i, j] <= LARGEST:
+                return False
+        if not (fabs(limits[3, j]) <= LARGEST and fabs(limits[4, j]) <= LARGEST and limits[3, j] <= limits[4, j]):
+            return False
+    return True
+
+
+@cython.ccall
+@cython.nogil
+@cython.exceptval(check=False)
+def step(
+    state: cython.double[:, ::1], target: cython.const[cython.double][::1],
+    target_velocity: cython.const[cython.double][::1], limits: cython.const[cython.double][:, ::1],
+    elapsed: cython.double,
+) -> cython.int:
+    """Move `state` by one tick towards a target that is at `target` with `target_velocity` when the tick ends.
+
+    state: Shape (3, J), rows position [rad], velocity [rad/s], acceleration [rad/s^2]; changed in place.
+    target: Shape (J,), [rad]. target_velocity: Shape (J,), [rad/s]; 0 where the target is to be stopped at.
+    limits: Shape (5, J), rows velocity, acceleration, jerk (1e-6 to 1e9), lower, upper (within 1e9).
+    elapsed: [s] since the last step, > 0; more than 60 s count as 60.
+
+    Returns bits of `Code`. From within the limits velocity, acceleration and jerk stay within them for any target
+    and any elapsed time, and no position limit is passed. With INVALID the state is untouched.
+    """
+    i: cython.Py_ssize_t
+    code: cython.int = 0
+    bits: cython.int
+    joints: cython.Py_ssize_t = state.shape[1]
+    if target.shape[0] != joints or target_velocity.shape[0] != joints or not _valid(state, limits, elapsed):
+        return INVALID
+    for i in range(joints):
+        if not (target[i] - target[i] == 0.0 and target_velocity[i] - target_velocity[i] == 0.0):
+            return INVALID
+    for i in range(joints):
+        state[0, i], state[1, i], state[2, i], bits = _joint(
+            state[0, i], state[1, i], state[2, i], target[i], target_velocity[i], limits[0, i], limits[1, i],
+            limits[2, i], limits[3, i], limits[4, i], min(elapsed, LONGEST),
+        )
+        code = code | bits
+    return code
+
+
+@cython.ccall
+@cython.nogil
+@cython.exceptval(check=False)
+def stop(
+    state: cython.double[:, ::1], limits: cython.const[cython.double][:, ::1], elapsed: cython.double
+) -> cython.int:
+    """Brake `state` to rest in the least time that acceleration and jerk limits allow; arguments as in `step`.
+
+    Returns 0 once every joint is at rest, else bits of `Code`; RECOVERING: a velocity or an acceleration was outside.
+    """
+    i: cython.Py_ssize_t
+    code: cython.int = 0
+    if not _valid(state, limits, elapsed):
+        return INVALID
+    for i in range(state.shape[1]):
+        if fabs(state[1, i]) > limits[0, i] * (1.0 + SLACK) or fabs(state[2, i]) > limits[1, i] * (1.0 + SLACK):
+            code = code | RECOVERING
+        state[0, i], state[1, i], state[2, i] = _halt(
+            state[0, i], state[1, i], state[2, i], limits[1, i], limits[2, i], min(elapsed, LONGEST)
+        )
+        if state[1, i] != 0.0 or state[2, i] != 0.0:
+            code = code | MOVING
+    return code
+
+
+@cython.ccall
+@cython.nogil
+@cython.exceptval(check=False)
+def run(
+    state: cython.double[:, ::1], targets: cython.const[cython.double][:, ::1],
+    target_velocities: cython.const[cython.double][:, ::1], limits: cython.const[cython.double][:, ::1],
+    elapsed: cython.const[cython.double][::1], out: cython.double[:, :, ::1], codes: cython.int[::1],
+) -> cython.int:
+    """`step` through a whole sequence of targets, for replays.
+
+    targets, target_velocities: Shape (N, J); elapsed: Shape (N,), [s]; out: Shape (N, 3, J), the state after each
+    tick; codes: Shape (N,), the code of each. Returns all codes or'ed; INVALID alone when shapes disagree.
+    """
+    k: cython.Py_ssize_t
+    i: cython.Py_ssize_t
+    j: cython.Py_ssize_t
+    ticks: cython.Py_ssize_t = elapsed.shape[0]
+    joints: cython.Py_ssize_t = state.shape[1]
+    seen: cython.int = 0
+    if (
+        state.shape[0] != 3 or targets.shape[0] != ticks or targets.shape[1] != joints
+        or target_velocities.shape[0] != ticks or target_velocities.shape[1] != joints
+        or out.shape[0] != ticks or out.shape[1] != 3 or out.shape[2] != joints or codes.shape[0] != ticks
+    ):
+        return INVALID
+    for k in range(ticks):
+        codes[k] = step(state, targets[k], target_velocities[k], limits, elapsed[k])
+        seen = seen | codes[k]
+        for i in range(3):
+            for j in range(joints):
+                out[k, i, j] = state[i, j]
+    return seen
