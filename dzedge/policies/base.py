@@ -54,7 +54,7 @@ class Sampler(NamedTuple):
         flash(1)              joint(1)
 
     In joint sampling the actions commit while the video is still noise, so motions that were only ever seen
-    in video are lost: hence video first by default. coupled: both share their steps, so both counts are equal.
+    in video are lost: hence video first by default. coupled: both share their steps, both counts are equal.
     """
 
     coupled: bool

@@ -74,9 +74,8 @@ class WorldActionModel:
         self._decoder: Graph | None = None
         self._load()
         left, top, width, height = crop or section.image.crop or (0, 0, camera[1], camera[0])
-        self._plan = ImagePlan(
-            camera, (section.image.height, section.image.width), (top, left, height, width)
-        )
+        inside = (top, left, height, width)
+        self._plan = ImagePlan(*camera, inside, section.image.height, section.image.width)
         self._image = self.encoder.inputs["image"][0]
         self._memory = FrameMemory(MEMORY, self.encoder.outputs["latent"][0], self.prefill)
         self._warm_up()
