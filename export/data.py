@@ -6,7 +6,7 @@ A shard is an uncompressed `.npz` of E episodes with N steps in all, one step ev
     joints    (N, 6) float32          measured joint positions at t [rad], gripper 0..1
     commands  (N, 6) float32          the expert's target for t + 0.1 s, absolute [rad]: the label
     executed  (N, 6) float32          what the arm was really told for t + 0.1 s (the label plus a disturbance)
-    noised    (N,) bool               executed differs from commands: no training window should run across one
+    noised    (N,) bool               executed differs from commands: keep windows off such a step
     points    (N, 9) float32          tip xyz, wrist xyz, elbow xyz at t [m]
     gripper   (N,) float32            measured gripper at t
     cubes     (N, 6, 4) float32       x, y, z [m], present, in the order of scene.COLOURS (absent: zeros)
@@ -20,9 +20,10 @@ Per episode:
     has_action   (E,) bool            False for video: its joints, commands and executed are zeros
     scene_seed   (E,) int64           the world's seed; all above 1 000 000, evaluation uses seeds below
 
-`executed[i - 1]` is what the arm was told for time t_i. Between two targets the command is interpolated linearly at
-100 Hz, as the control loop feeds the servos; the servos trail it by about 50 ms. Held-out verb-colour pairs
-(task.HELD_OUT) never appear, the motions of task.MOTIONS only as video. An episode whose expert failed is dropped.
+`executed[i - 1]` is what the arm was told for time t_i. Between two targets the command is interpolated
+linearly at 100 Hz, as the control loop feeds the servos; the servos trail it by about 50 ms. Held-out
+verb-colour pairs (task.HELD_OUT) never appear, the motions of task.MOTIONS only as video. An episode whose
+expert failed is dropped.
 """
 
 import argparse
@@ -66,7 +67,8 @@ _COLUMNS = area_weights(WIDTH, IMAGE_WIDTH)
 
 
 def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Exact-area resize of a frame. image: Shape (120, 160, 3). Returns Shape (72, 96, 3), rounded to nearest."""
+    """Exact-area resize of a frame. image: Shape (120, 160, 3). Returns Shape (72, 96, 3), rounded to
+    nearest."""
     rows = (_ROWS @ image.reshape(HEIGHT, -1).astype(np.float32)).reshape(IMAGE_HEIGHT, WIDTH, 3)
     return (_COLUMNS @ rows + 0.5).astype(np.uint8)
 
@@ -140,7 +142,8 @@ class Studio:
             self.world.step(1.0 / CONTROL_HZ)
 
     def play(self, kind: str, verb: str, seed: int, recorder: Recorder) -> bool:
-        """One episode into the recorder; False, and nothing recorded, where the scene does not fit or it failed."""
+        """One episode into the recorder; False, and nothing recorded, where the scene does not fit or it
+        failed."""
         rng = np.random.Generator(np.random.Philox(key=[seed, 0xDA7A]))
         world = self.world
         command = start_pose(rng)
@@ -182,7 +185,8 @@ class Studio:
 
 
 def make_shard(path: Path, episodes: int, seed: int, shard: int) -> tuple[str, int, int]:
-    """One shard with the fixed mix of kinds and verbs. Returns its name, its steps, and how many episodes failed."""
+    """One shard with the fixed mix of kinds and verbs. Returns its name, its steps, and how many episodes
+    failed."""
     studio, recorder = Studio(), Recorder()
     rng = np.random.Generator(np.random.Philox(key=[seed, shard]))
     scene = FIRST_SCENE * seed + 100_000 * shard

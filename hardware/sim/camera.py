@@ -1,8 +1,8 @@
 """The simulated RGB-D camera: one ray a pixel, Lambert light, no OpenGL.
 
-`mj_multiRay` finds geometry and normal along each ray. Table and base never move, so their rays are cast once; a
-frame casts only the rays inside the projected boxes of what can move, which changes no pixel: a ray outside all
-boxes cannot meet the moving geometry.
+`mj_multiRay` finds geometry and normal along each ray. Table and base never move, so their rays are cast
+once; a frame casts only the rays inside the projected boxes of what can move, which changes no pixel: a ray
+outside all boxes cannot meet the moving geometry.
 """
 
 import math
@@ -18,11 +18,13 @@ FOCAL = 185.0
 """Focal length [px]; the principal point is the image's centre."""
 EYE = np.array([0.70, 0.0, 0.62])
 AIM = np.array([0.15, 0.0, 0.07])
-"""Where the camera stands and what it looks at [m]: opposite the arm and above it, so that the arm comes in from
-behind the cubes and seldom hides one."""
+"""Where the camera stands and what it looks at [m]: opposite the arm and above it, so that the arm comes in
+from behind the cubes and seldom hides one."""
 DEPTH_FAR_M = 4.0
 _FLOOR = np.array([0.25, 0.26, 0.28])
 _TABLE_X, _TABLE_Y = (-0.16, 0.44), 0.42
+NOISE = 2.0
+"""Sensor noise of the training data: standard deviation [8-bit counts]."""
 _NOISE_TILES = 8
 
 
@@ -35,13 +37,19 @@ def pose() -> NDArray[np.float64]:
 
 
 class Camera:
-    """The camera over one world. Its buffers are reused; the images it returns are fresh."""
+    """The camera over one world. Its buffers are reused; the images it returns are fresh.
 
-    def __init__(self, world: World) -> None:
+    noise: standard deviation of the sensor noise [8-bit counts].
+    """
+
+    def __init__(self, world: World, noise: float = NOISE) -> None:
         self._world = world
+        self._data = world.data
+        self._sigma = noise
         model = world.model
         v, u = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
-        pixels = np.stack([(u + 0.5 - WIDTH / 2) / FOCAL, (v + 0.5 - HEIGHT / 2) / FOCAL, np.ones_like(u)], axis=-1)
+        across, down = (u + 0.5 - WIDTH / 2) / FOCAL, (v + 0.5 - HEIGHT / 2) / FOCAL
+        pixels = np.stack([across, down, np.ones_like(u)], axis=-1)
         length = np.sqrt((pixels**2).sum(axis=-1)).reshape(-1)
         self._rotation = pose()
         self._rays = np.ascontiguousarray(pixels.reshape(-1, 3) / length[:, None] @ self._rotation.T)
@@ -52,12 +60,12 @@ class Camera:
         self._normal = np.empty((n, 3))
         self._moving = np.flatnonzero(model.body_weldid[model.geom_bodyid] != 0)
         self._background = self._cast_static()
-        self._seed_of_light: object = None
+        self._lit_layout: object = None
 
     def _cast(self, rays: NDArray[np.float64], groups: NDArray[np.uint8] | None) -> int:
         n = len(rays)
         mujoco.mj_multiRay(
-            self._world.model, self._world.data, EYE, rays.reshape(-1), groups, True, -1,
+            self._world.model, self._data, EYE, rays.reshape(-1), groups, True, -1,
             self._ids[:n], self._distance[:n], self._normal.reshape(-1)[: 3 * n], n, DEPTH_FAR_M,
         )  # fmt: skip
         return n
@@ -73,11 +81,12 @@ class Camera:
 
     def _touched(self) -> NDArray[np.int64]:
         """Pixels inside the projected bounding box of any moving geometry, one pixel wider on each side."""
-        model, data = self._world.model, self._world.data
+        model, data = self._world.model, self._data
         box = model.geom_aabb[self._moving].reshape(-1, 2, 3)
         corners = box[:, :1] + box[:, 1:] * _CORNERS
         axes = data.geom_xmat[self._moving].reshape(-1, 3, 3)
-        seen = (corners @ axes.transpose(0, 2, 1) + data.geom_xpos[self._moving][:, None] - EYE) @ self._rotation
+        placed = corners @ axes.transpose(0, 2, 1) + data.geom_xpos[self._moving][:, None]
+        seen = (placed - EYE) @ self._rotation
         image = FOCAL * seen[..., :2] / seen[..., 2:] + (WIDTH / 2, HEIGHT / 2)
         low = np.clip(np.floor(image.min(axis=1)) - 1, 0, (WIDTH, HEIGHT)).astype(int)
         high = np.clip(np.ceil(image.max(axis=1)) + 1, 0, (WIDTH, HEIGHT)).astype(int)
@@ -110,16 +119,20 @@ class Camera:
         self._palette = (255.0 * colours * world.layout.tint).astype(np.float32)
         self._painted = self._shade(self._rays, *self._background)
         rng = np.random.Generator(np.random.Philox(key=[int(world.layout.places[0, 0] * 1e12), 0xCA3E7A]))
-        self._noise = rng.normal(0.0, 2.0, (_NOISE_TILES, HEIGHT * WIDTH, 3)).astype(np.float32)
-        self._seed_of_light = world.layout
+        self._noise = rng.normal(0.0, self._sigma, (_NOISE_TILES, HEIGHT * WIDTH, 3)).astype(np.float32)
+        self._lit_layout = world.layout
 
-    def render(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-        """The scene as it is now. number: the frame's number, which picks its sensor noise.
+    def render(
+        self, number: int, data: mujoco.MjData | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """The scene as it is now. number: the frame's number, which picks its sensor noise; data: a copy of
+        the world's state to be drawn instead, so that physics may go on meanwhile.
 
-        Returns RGB, Shape (120, 160, 3), uint8, and depth along the optical axis, Shape (120, 160), uint16, [mm],
-        0 where nothing is nearer than 4 m.
+        Returns RGB, Shape (120, 160, 3), uint8, and depth along the optical axis, Shape (120, 160), uint16,
+        [mm], 0 where nothing is nearer than 4 m.
         """
-        if self._seed_of_light is not self._world.layout:
+        self._data = self._world.data if data is None else data
+        if self._lit_layout is not self._world.layout:
             self._relight()
         touched = self._touched()
         rays = self._rays[touched]

@@ -1,8 +1,8 @@
 """Scripted teachers: one joint command every 0.1 s, as a function of the command before, so that a disturbed
 command is corrected instead of replayed.
 
-An expert sees the cubes' true poses. It exists for training data and as the ceiling of the evaluation, never on the
-policy's path.
+An expert sees the cubes' true poses. It exists for training data and as the ceiling of the evaluation, never
+on the policy's path.
 """
 
 import math
@@ -18,15 +18,20 @@ Vector = NDArray[np.float64]
 
 STEP_S = 0.1
 GAIN, SPEED, ACCELERATION = 2.8, 0.8, 3.2
-"""Of a move between poses: share of the error per second [1/s], joint speed [rad/s], joint acceleration [rad/s^2]."""
+"""Of a move between poses: share of the error per second [1/s], joint speed [rad/s], joint acceleration
+[rad/s^2]."""
+TRACK_SPEED = 1.5
+"""Joint speed along a path [rad/s], at most."""
 PUSH_BEHIND, PUSH_STROKE, PUSH_LOW, PUSH_RISE, PUSH_SPEED = 0.064, 0.128, 0.020, 0.020, 0.10
-"""A push starts that far behind the cube's centre and strokes that far [m], rising all the while: its height says
-how far the stroke has come, so that no memory is needed to end it."""
+"""A push starts that far behind the cube's centre and strokes that far [m], rising all the while: its height
+says how far the stroke has come, so that no memory is needed to end it."""
 REST_HEIGHT = 0.12
 """Where the tip ends after a push [m]."""
 
 
-def follow(command: Vector, before: Vector, goal: Vector, gain: float, speed: float, acceleration: float) -> Vector:
+def follow(
+    command: Vector, before: Vector, goal: Vector, gain: float, speed: float, acceleration: float
+) -> Vector:
     """The next command of a straight joint-space move: all joints slow down together. Shapes (6,), [rad]."""
     velocity = (goal - command) * gain
     velocity *= min(1.0, speed / max(float(np.abs(velocity).max()), 1e-9))
@@ -36,9 +41,14 @@ def follow(command: Vector, before: Vector, goal: Vector, gain: float, speed: fl
 
 
 def track(command: Vector, place: Vector) -> Vector:
-    """The next command with the tip at `place` now, letting go of what the posture differs by. Shape (6,), [rad]."""
+    """The next command with the tip at `place`, letting go of what the posture differs by. Shape (6,), [rad].
+
+    Never faster than TRACK_SPEED: a disturbed tip may be where another posture is the natural one.
+    """
     posture = command - solve(points(command)[0])
-    return np.clip(solve(place) + 0.6 * posture, LOWER, UPPER)
+    change = solve(place) + 0.6 * posture - command
+    change *= min(1.0, TRACK_SPEED * STEP_S / max(float(np.abs(change).max()), 1e-9))
+    return np.clip(command + change, LOWER, UPPER)
 
 
 class Expert:
@@ -76,7 +86,9 @@ class Expert:
         return side(self.task.verb) == 0.0 or self._stage == 3
 
     def _follow(self, command: Vector, place: Vector) -> Vector:
-        return follow(command, self._before, solve(place), GAIN, SPEED, ACCELERATION)
+        momentum = command - self._before  # a disturbance gives more than the expert would want to keep
+        momentum = momentum * min(1.0, SPEED * STEP_S / max(float(np.abs(momentum).max()), 1e-9))
+        return follow(command, command - momentum, solve(place), GAIN, SPEED, ACCELERATION)
 
     def _go_to(self, command: Vector, cube: Vector) -> Vector:
         """Reach and press: come in from above, lower the nearer."""
@@ -126,7 +138,8 @@ class Expert:
 
 
 class Player:
-    """Aimless, smooth play over the whole workspace: ways between random places with random postures and speeds."""
+    """Aimless, smooth play over the whole workspace: ways between random places with random postures and
+    speeds."""
 
     def __init__(self, rng: np.random.Generator, command: Vector) -> None:
         self._rng = rng
@@ -135,7 +148,8 @@ class Player:
 
     def _draw(self) -> None:
         rng = self._rng
-        self._goal = random_pose(rng, (0.14, 0.32), 0.95, (0.028, 0.09) if rng.random() < 0.6 else (0.09, 0.19))
+        height = (0.028, 0.09) if rng.random() < 0.6 else (0.09, 0.19)
+        self._goal = random_pose(rng, (0.14, 0.32), 0.95, height)
         self._goal[3:] += rng.normal(0.0, (0.12, 0.25, 0.0))
         self._goal[5] = rng.uniform(0.0, 0.8) if rng.random() < 0.4 else 0.0
         self._goal = np.clip(self._goal, LOWER, UPPER)

@@ -29,14 +29,16 @@ def points(joints: Vector) -> Vector:
 
 
 def pitch_at(radius: float, height: float) -> float:
-    """How far below the horizon the hand points when its tip is there [rad]: steep near the base, flatter far out
-    and high up, where a steep hand is out of reach. One smooth function, so that a place has one pose."""
+    """How far below the horizon the hand points when its tip is there [rad]: steep near the base, flatter
+    far out and high up, where a steep hand is out of reach. One smooth function, so that a place has one
+    pose."""
     pitch = 1.40 - 3.3 * (radius - 0.14) - 2.6 * max(0.0, height - 0.08)
     return min(max(pitch, 0.35), 1.45)
 
 
 def solve(tip: Vector, roll: float = 0.0, gripper: float = 0.0) -> Vector:
-    """Joints that put the tip at `tip` with the hand at `pitch_at`. tip: Shape (3,), [m]. Returns Shape (6,), [rad].
+    """Joints that put the tip at `tip` with the hand at `pitch_at`. tip: Shape (3,), [m]. Returns Shape
+    (6,), [rad].
 
     Elbow up. A place out of reach gives the pose that stretches towards it; joint limits clip last.
     """

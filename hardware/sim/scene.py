@@ -4,8 +4,8 @@ World frame: x forward from the arm's base, y left, z up, table at z = 0, metres
 middle pose: upper arm straight up, forearm and gripper level and pointing forward; every pitch joint turns
 about +y, so a positive angle leans forward and down.
 
-Lengths follow the SO-101 (TheRobotStudio/SO-ARM100); links are 3.5 to 5 cm thick on purpose: at 96x72 pixels a
-true-to-scale arm is thinner than a pixel where it matters most.
+Lengths follow the SO-101 (TheRobotStudio/SO-ARM100); links are 3.5 to 5 cm thick on purpose: at 96x72 pixels
+a true-to-scale arm is thinner than a pixel where it matters most.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,11 @@ COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 """Cube colours, in the order of every cube array."""
 
 RGB = np.array(
-    [[0.88, 0.08, 0.08], [0.05, 0.65, 0.10], [0.08, 0.18, 0.90], [0.95, 0.85, 0.05], [0.88, 0.08, 0.80], [0.05, 0.80, 0.85]]
-)
+    [
+        [0.88, 0.08, 0.08], [0.05, 0.65, 0.10], [0.08, 0.18, 0.90],
+        [0.95, 0.85, 0.05], [0.88, 0.08, 0.80], [0.05, 0.80, 0.85],
+    ]
+)  # fmt: skip
 """Colour of each cube. Shape (6, 3), linear, 0..1."""
 
 SHOULDER_X, SHOULDER_Z = 0.03, 0.12
@@ -33,7 +36,7 @@ TIMESTEP = 0.002
 """Physics step [s]."""
 
 LOWER = np.array([-1.92, -1.75, -1.69, -1.66, -2.74, 0.0])
-UPPER = np.array([1.92, 1.75, 1.69, 1.66, 2.74, 1.0])
+UPPER = np.array([1.92, 1.75, 1.69, 1.66, 2.84, 1.0])
 """Joint limits. Shape (6,), [rad]; gripper 0..1."""
 
 CUBE_RADII = (0.17, 0.29)
@@ -43,13 +46,17 @@ CUBE_SPACING = 0.08
 """Least distance between two cubes' centres [m]."""
 
 STIFFNESS, SERVO_DAMPING = 40.0, 1.6
-"""Servo stiffness [N m/rad] and damping [N m s/rad]: with the armature about 35 rad/s and critically damped, so
-that a servo trails its goal by some 50 ms, as a loaded STS3215 does."""
-STALL_TORQUE = 2.9
-"""STS3215 at 12 V [N m]."""
+"""Servo stiffness [N m/rad] and damping [N m s/rad]: with the armature about 35 rad/s and critically damped,
+so that a servo trails its goal by some 50 ms, as a loaded STS3215 does."""
+STALL_TORQUE = 1.9
+"""STS3215 at 7.4 V [N m]."""
+GEAR_FRICTION, GEAR_DAMPING = 0.4, 1.5
+"""What an unpowered servo's gear train resists with [N m], [N m s/rad]: it holds the arm at home, not
+stretched."""
 
 _JOINT = 'armature="0.028" damping="0.5"'
 _ARM = 'contype="1" conaffinity="0" group="1"'
+_LIGHT, _DARK, _TIP = "0.90 0.90 0.92", "0.20 0.21 0.24", "1.0 0.45 0.0"
 
 
 def _joint(index: int, axis: str) -> str:
@@ -59,25 +66,29 @@ def _joint(index: int, axis: str) -> str:
     )
 
 
+def _geom(kind: str, size: str, mass: float, rgba: str, where: str) -> str:
+    return f'<geom type="{kind}" size="{size}" mass="{mass}" rgba="{rgba} 1" {where} {_ARM}/>'
+
+
 def _arm_body() -> str:
-    light, dark, tip = 'rgba="0.90 0.90 0.92 1"', 'rgba="0.20 0.21 0.24 1"', 'rgba="1.0 0.45 0.0 1"'
+    across = 'euler="1.5708 0 0"'
     return f"""
     <body name="turret" pos="0 0 0.065">{_joint(0, "0 0 1")}
-      <geom type="cylinder" size="0.034 0.020" pos="0 0 0.015" mass="0.12" {_ARM} {light}/>
-      <geom type="box" size="0.026 0.030 0.022" pos="0.022 0 0.045" mass="0.06" {_ARM} {dark}/>
+      {_geom("cylinder", "0.034 0.020", 0.12, _LIGHT, 'pos="0 0 0.015"')}
+      {_geom("box", "0.026 0.030 0.022", 0.06, _DARK, 'pos="0.022 0 0.045"')}
       <body name="upper_arm" pos="{SHOULDER_X} 0 {SHOULDER_Z - 0.065}">{_joint(1, "0 1 0")}
-        <geom type="capsule" size="0.021" fromto="0 0 0.012 0 0 {UPPER_ARM - 0.012}" mass="0.11" {_ARM} {light}/>
+        {_geom("capsule", "0.021", 0.11, _LIGHT, f'fromto="0 0 0.012 0 0 {UPPER_ARM - 0.012}"')}
         <body name="forearm" pos="0 0 {UPPER_ARM}">{_joint(2, "0 1 0")}
-          <geom type="cylinder" size="0.024 0.026" pos="0 0 0" euler="1.5708 0 0" mass="0.05" {_ARM} {dark}/>
-          <geom type="capsule" size="0.019" fromto="0.015 0 0 {FOREARM - 0.012} 0 0" mass="0.08" {_ARM} {light}/>
+          {_geom("cylinder", "0.024 0.026", 0.05, _DARK, across)}
+          {_geom("capsule", "0.019", 0.08, _LIGHT, f'fromto="0.015 0 0 {FOREARM - 0.012} 0 0"')}
           <body name="wrist" pos="{FOREARM} 0 0">{_joint(3, "0 1 0")}
-            <geom type="cylinder" size="0.021 0.023" pos="0 0 0" euler="1.5708 0 0" mass="0.05" {_ARM} {dark}/>
-            <geom type="capsule" size="0.018" fromto="0.01 0 0 0.045 0 0" mass="0.03" {_ARM} {light}/>
+            {_geom("cylinder", "0.021 0.023", 0.05, _DARK, across)}
+            {_geom("capsule", "0.018", 0.03, _LIGHT, 'fromto="0.01 0 0 0.045 0 0"')}
             <body name="hand" pos="0.05 0 0">{_joint(4, "1 0 0")}
-              <geom type="box" size="0.020 0.025 0.019" pos="0.024 0 0" mass="0.06" {_ARM} {dark}/>
-              <geom type="capsule" size="0.0125" fromto="0.045 -0.0125 0 0.0975 -0.0125 0" mass="0.015" {_ARM} {tip}/>
+              {_geom("box", "0.020 0.025 0.019", 0.06, _DARK, 'pos="0.024 0 0"')}
+              {_geom("capsule", "0.0125", 0.015, _TIP, 'fromto="0.045 -0.0125 0 0.0975 -0.0125 0"')}
               <body name="jaw" pos="0.040 0.0125 0">{_joint(5, "0 0 1")}
-                <geom type="capsule" size="0.0125" fromto="0.005 0 0 0.0575 0 0" mass="0.015" {_ARM} {tip}/>
+                {_geom("capsule", "0.0125", 0.015, _TIP, 'fromto="0.005 0 0 0.0575 0 0"')}
               </body>
             </body>
           </body>
@@ -95,7 +106,7 @@ def _cube_body(index: int) -> str:
     </body>"""
 
 
-def mjcf() -> str:
+def mjcf(cubes: int = CUBES_PER_SCENE) -> str:
     """The scene as MJCF. Cubes are numbered: which colour each has is the world's to say at its reset.
 
     The arm does not collide with itself; servos are position actuators whose damping the implicit integrator
@@ -109,15 +120,16 @@ def mjcf() -> str:
     return f"""
 <mujoco model="dzedge table">
   <compiler angle="radian"/>
-  <option timestep="{TIMESTEP}" integrator="implicitfast" cone="pyramidal" iterations="20" ls_iterations="10"/>
+  <option timestep="{TIMESTEP}" integrator="implicitfast" cone="pyramidal" iterations="20"
+          ls_iterations="10"/>
   <size memory="2M"/>
   <worldbody>
     <geom name="table" type="plane" size="0 0 1" contype="2" conaffinity="3" friction="0.9 0.01 0.001"
           rgba="0.56 0.54 0.52 1"/>
-    <geom name="base" type="box" size="0.055 0.045 0.0225" pos="-0.02 0 0.0225" rgba="0.20 0.21 0.24 1" {_ARM}/>
-    <geom name="pedestal" type="cylinder" size="0.036 0.010" pos="0 0 0.055" rgba="0.20 0.21 0.24 1" {_ARM}/>
+    <geom name="base" type="box" size="0.055 0.045 0.0225" pos="-0.02 0 0.0225" rgba="{_DARK} 1" {_ARM}/>
+    <geom name="pedestal" type="cylinder" size="0.036 0.010" pos="0 0 0.055" rgba="{_DARK} 1" {_ARM}/>
     {_arm_body()}
-    {"".join(_cube_body(i) for i in range(CUBES_PER_SCENE))}
+    {"".join(_cube_body(i) for i in range(cubes))}
   </worldbody>
   <actuator>{servos}</actuator>
 </mujoco>"""
@@ -127,8 +139,8 @@ def mjcf() -> str:
 class Layout:
     """What a seed decides: which cubes lie where, and how the light falls.
 
-    colours: index into COLOURS of each of the scene's cubes; places: Shape (3, 3), x, y [m] and yaw [rad];
-    light: Shape (3,), unit vector from the table to the light; ambient, diffuse: shares of brightness;
+    colours: index into COLOURS of each of the scene's cubes; places: Shape (cubes, 3), x, y [m] and yaw
+    [rad]; light: Shape (3,), unit vector from the table to the light; ambient, diffuse: shares of brightness;
     tint: Shape (3,), the camera's white balance.
     """
 
@@ -140,11 +152,16 @@ class Layout:
     tint: NDArray[np.float64]
 
 
-def draw_layout(seed: int) -> Layout:
-    """The layout of a seed: the same for the same seed on every machine (Philox, no libm beyond sin and cos)."""
+def draw_layout(seed: int, cubes: int = CUBES_PER_SCENE, tip: NDArray[np.float64] | None = None) -> Layout:
+    """The layout of a seed: the same for the same seed.
+
+    tip: Shape (3,), [m]; where it is low over the table, cubes keep clear of it, so that none appears inside
+    the hand.
+    """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5CE2E]))
-    colours = tuple(int(c) for c in rng.permutation(len(COLOURS))[:CUBES_PER_SCENE])
-    places = _draw_places(rng)
+    colours = tuple(int(c) for c in rng.permutation(len(COLOURS))[:cubes])
+    taken = [] if tip is None or tip[2] > 2.0 * CUBE else [(float(tip[0]), float(tip[1]), 0.0)]
+    places = _draw_places(rng, cubes, taken)
     azimuth, tilt = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.25, 0.75)
     light = np.array([np.sin(tilt) * np.cos(azimuth), np.sin(tilt) * np.sin(azimuth), np.cos(tilt)])
     diffuse = rng.uniform(0.50, 0.68)
@@ -152,15 +169,17 @@ def draw_layout(seed: int) -> Layout:
     return Layout(colours, places, light, ambient, diffuse, rng.uniform(0.96, 1.04, 3))
 
 
-def _draw_places(rng: np.random.Generator) -> NDArray[np.float64]:
+def _draw_places(
+    rng: np.random.Generator, cubes: int, taken: list[tuple[float, float, float]]
+) -> NDArray[np.float64]:
     """Rejection sampling; a set that has no room left for the next cube is thrown away whole."""
     while True:
-        places: list[tuple[float, float, float]] = []
+        places = list(taken)
         for _ in range(40):
             radius = np.sqrt(rng.uniform(CUBE_RADII[0] ** 2, CUBE_RADII[1] ** 2))
             angle, yaw = rng.uniform(-CUBE_ANGLE, CUBE_ANGLE), rng.uniform(-np.pi / 4, np.pi / 4)
             x, y = radius * np.cos(angle), radius * np.sin(angle)
             if all((x - u) ** 2 + (y - v) ** 2 > CUBE_SPACING**2 for u, v, _ in places):
                 places.append((x, y, yaw))
-            if len(places) == CUBES_PER_SCENE:
-                return np.array(places)
+            if len(places) == len(taken) + cubes:
+                return np.array(places[len(taken) :])

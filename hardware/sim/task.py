@@ -1,8 +1,9 @@
 """What the arm can be asked to do, in words, and who judges whether it was done.
 
-Labelled verbs come with actions in the training data. The motions (circle, wave, zigzag, eight) are seen there only
-as video without actions: a policy that follows them has imagined its way there. Seven of the 24 labelled
-verb-colour pairs are never shown at all; they are the semantic split. Tolerances are fixed before any training.
+Labelled verbs come with actions in the training data. The motions (circle, wave, zigzag, eight) are seen
+there only as video without actions: a policy that follows them has imagined its way there. Seven of the 24
+labelled verb-colour pairs are never shown at all; they are the semantic split. Tolerances are fixed before
+any training.
 """
 
 from dataclasses import dataclass
@@ -72,12 +73,14 @@ _BY_INSTRUCTION = {task.instruction: task for task in TASKS}
 
 
 def parse(instruction: str) -> Task | None:
-    """The task of these words, or None: free text may be given to a policy, but only a known task can be judged."""
+    """The task of these words, or None: free text may be given to a policy, but only a known task can be
+    judged."""
     return _BY_INSTRUCTION.get(" ".join(instruction.lower().split()))
 
 
 def sample_task(seed: int, world: World, verb: str = "reach", split: str | None = None) -> Task | None:
-    """A task of that verb about one of the present cubes, drawn by the seed; None where the scene has no fitting one.
+    """A task of that verb about one of the present cubes, drawn by the seed; None where the scene has no
+    fitting one.
 
     split: only tasks of that split; a push also needs a free lane.
     """
@@ -94,7 +97,8 @@ def side(verb: str) -> float:
 
 
 def lane_is_free(task: Task, cubes: Vector) -> bool:
-    """Whether a pushed cube has room: no other cube in its lane, and no place out of the arm's or camera's reach."""
+    """Whether a pushed cube has room: no other cube in its lane, and no place out of the arm's or camera's
+    reach."""
     s = side(task.verb)
     if s == 0.0:
         return True
@@ -128,7 +132,8 @@ def _triangle(phase: Vector) -> Vector:
 def motion_error(verb: str, path: Vector) -> float:
     """How far a path is from a motion: RMS distance over the motion's own RMS, at the best phase and rate.
 
-    path: Shape (n, 3), [m], relative to the motion's centre, sampled every 0.1 s. Standing on the centre gives 1.
+    path: Shape (n, 3), [m], relative to the motion's centre, sampled every 0.1 s. Standing on the centre
+    gives 1.
     """
     times = SAMPLE_S * np.arange(len(path))
     rates = np.linspace(0.7, 1.3, 13) / PERIODS[verb]
@@ -142,10 +147,11 @@ def motion_error(verb: str, path: Vector) -> float:
 class Judge:
     """Watches one task. `update` wants the truth, not what a policy believes.
 
-    Reach: mean 3-D distance of the tip to 0.04 m above the cube's top under 0.03 m over 0.8 s. Press: tip within
-    0.03 m sideways of the top's centre and less than 0.02 m above it, mean over 0.8 s. Push: cube displaced 0.05 to
-    0.14 m to that side, less than 0.04 m across, and at rest. Motion: the last 3.6 s of the path over the cube
-    match the named motion better than any other, with an error below half of standing still.
+    Reach: mean 3-D distance of the tip to 0.04 m above the cube's top under 0.03 m over 0.8 s. Press: tip
+    within 0.03 m sideways of the top's centre and less than 0.02 m above it, mean over 0.8 s. Push: cube
+    displaced 0.05 to 0.14 m to that side, less than 0.04 m across, and at rest. Motion: the last 3.6 s of
+    the path over the cube match the named motion better than any other, with an error below half of standing
+    still.
     """
 
     def __init__(self, task: Task) -> None:
@@ -158,7 +164,8 @@ class Judge:
         self._place: Vector | None = None
 
     def update(self, time: float, tip: Vector, cubes: Vector) -> bool:
-        """Look once; anything closer than 0.1 s to the look before is skipped. Returns whether the task is done.
+        """Look once; anything closer than 0.1 s to the look before is skipped. Returns whether the task is
+        done.
 
         time: [s]; tip: Shape (3,), [m]; cubes: Shape (6, 4) as `World.cubes`.
         """
@@ -202,7 +209,8 @@ class Judge:
             return False
         path = np.array(self._tips[-count:]) - np.array(self._cubes[-count:]) - (0.0, 0.0, HOVER)
         errors = {verb: motion_error(verb, path) for verb in MOTIONS}
-        return errors[self.task.verb] < MOTION_BOUND and min(errors, key=lambda v: errors[v]) == self.task.verb
+        best = min(errors, key=lambda verb: errors[verb])
+        return best == self.task.verb and errors[best] < MOTION_BOUND
 
     def measure(self) -> float:
         """One number to report: metres from the goal (reach, press), metres moved (push), error (motion)."""

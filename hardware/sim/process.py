@@ -1,0 +1,134 @@
+"""The simulated robot as one object: physics, camera, servo registers and the judge, all moved by `now_ns`.
+
+Lockstep calls it with the fake clock; the sim process calls it with the real one, its bus from a thread: only
+`step_to` and the bus may be called from there, everything else belongs to the thread that renders.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from dzedge.clock import NS
+from dzedge.hardware.sim import camera, task
+from dzedge.hardware.sim.scene import CUBES_PER_SCENE, TIMESTEP
+from dzedge.hardware.sim.servo import Servo
+from dzedge.hardware.sim.servo_bus import ServoBus
+from dzedge.hardware.sim.world import World
+
+STEP_NS = round(TIMESTEP * NS)
+LONGEST_NS = 2 * NS
+"""Time that is made up for at most: a simulator that was suspended goes on from where it was."""
+SUPPLY_V, SAG_V = 7.5, 0.25
+"""Voltage at rest, and its drop when all torque of one servo is drawn [V]."""
+ROOM_C, HEATING_C, HEATING_S = 28.0, 40.0, 300.0
+"""Servo temperature: room, rise at full torque [degrees Celsius], time constant [s]."""
+
+
+class SimulatedRobot:
+    """An arm, its servo bus and its camera over one table.
+
+    seed: of the scene; zero_ticks, scale: Shape (6,): position = (ticks - zero) * scale, in [rad], gripper
+    0..1; ids: servo ids on the bus; noise: of the camera; now_ns: when time begins.
+
+    Attributes: world; servos; bus: bytes in, bytes out, stepping the physics to its own time; judge: of the
+    task at hand, or None for words that no judge knows.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        zero_ticks: Sequence[float],
+        scale: Sequence[float],
+        *,
+        now_ns: int,
+        ids: Sequence[int] = (1, 2, 3, 4, 5, 6),
+        cubes: int = CUBES_PER_SCENE,
+        noise: float = camera.NOISE,
+        baud: int = 1_000_000,
+    ) -> None:
+        self.world = World(seed, cubes)
+        self.camera = camera.Camera(self.world, noise)
+        self.judge: task.Judge | None = None
+        self._zero, self._scale = np.array(zero_ticks, float), np.array(scale, float)
+        self._lock = threading.Lock()
+        self._picture = mujoco.MjData(self.world.model)
+        self._time_ns = now_ns
+        self._heat = np.zeros(len(self._zero))
+        ticks = np.rint(self.world.joints() / self._scale + self._zero)
+        self.servos = [Servo(i, int(t), seed) for i, t in zip(ids, ticks, strict=True)]
+        self.bus = ServoBus(self.servos, baud=baud, advance=self.step_to, seed=seed)
+        self._commanded: list[tuple[bool, int, int, int] | None] = [None] * len(self.servos)
+        self._obey()
+
+    # ---- time
+
+    def step_to(self, now_ns: int) -> None:
+        """Physics up to `now_ns` in whole steps of 2 ms, under what the servos were told before."""
+        with self._lock:
+            steps = (now_ns - self._time_ns) // STEP_NS
+            if steps <= 0:
+                return
+            self._obey()
+            self._time_ns += steps * STEP_NS
+            for _ in range(min(steps, LONGEST_NS // STEP_NS)):
+                self.world.step()
+            self._measure(steps * TIMESTEP)
+            if self.judge is not None:
+                self.judge.update(self._time_ns / NS, self.world.tip(), self.world.cubes())
+
+    def _obey(self) -> None:
+        """Registers to physics, where one has changed."""
+        for joint, servo in enumerate(self.servos):
+            told = servo.torque_enabled, servo.goal_ticks, servo.goal_speed, servo.acceleration
+            if told == self._commanded[joint]:
+                continue
+            self._commanded[joint] = told
+            torque, goal, speed, acceleration = told
+            unit = abs(self._scale[joint])
+            self.world.set_joint_goal(joint, (goal - self._zero[joint]) * self._scale[joint])
+            self.world.set_profile(joint, speed * unit, acceleration * unit)
+            self.world.set_torque(joint, torque)
+
+    def _measure(self, elapsed: float) -> None:
+        """Physics to registers."""
+        world = self.world
+        ticks = world.joints() / self._scale + self._zero
+        speeds = world.velocities() / self._scale
+        load = world.load() * np.sign(self._scale)
+        self._heat += (HEATING_C * load**2 - self._heat) * min(elapsed / HEATING_S, 1.0)
+        voltage = SUPPLY_V - SAG_V * float(np.abs(load).sum())
+        for joint, servo in enumerate(self.servos):
+            servo.set_present(ticks[joint], speeds[joint], load[joint], voltage, ROOM_C + self._heat[joint])
+
+    # ---- camera
+
+    def render(self, now_ns: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """RGB and depth at `now_ns`, see `Camera.render`. Physics may step on in another thread meanwhile."""
+        self.step_to(now_ns)
+        with self._lock:
+            mujoco.mj_copyData(self._picture, self.world.model, self.world.data)
+        return self.camera.render(now_ns * camera.RATE_HZ // NS, self._picture)
+
+    # ---- tasks
+
+    def rearrange(self, seed: int) -> None:
+        """The next scene: other cubes, other light, the arm where it is."""
+        with self._lock:
+            self.world.rearrange(seed)
+            self.judge = None
+
+    def default_instruction(self, seed: int) -> str:
+        """What is asked in this scene when nobody asks for another thing."""
+        chosen = task.sample_task(seed, self.world)
+        assert chosen is not None  # every scene has a cube to reach
+        return chosen.instruction
+
+    def assign(self, instruction: str) -> bool:
+        """Judge these words from now on. Returns whether they can be judged."""
+        known = task.parse(instruction)
+        with self._lock:
+            self.judge = task.Judge(known) if known is not None else None
+        return known is not None
