@@ -259,6 +259,10 @@ class RealSense:
             **counts,
         )
 
+    def trace(self) -> list[tuple[int, int, int, int]]:
+        """(number, capture_ns, receive_ns, commit_ns) of this session's last 1024 frames, oldest first."""
+        return self._session.pump.trace() if self._session is not None else []
+
     def _judge(self, session: _Session, counts: Mapping[str, int], now_ns: int) -> CameraState:
         if not counts["frames"]:
             return CameraState.STARTING if now_ns - session.started_ns < START_NS else CameraState.LOST

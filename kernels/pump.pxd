@@ -7,6 +7,7 @@ from dzedge.kernels.mailbox cimport FrameRing, int64, uint8
 
 cdef enum:
     COUNTERS = 20
+    TRACE = 1024
 
 
 # The C API of librealsense; the last argument is always rs2_error**.
@@ -81,13 +82,14 @@ cdef class FramePump:
     cdef int pixel_bytes
     cdef int64 stopping
     cdef int64[COUNTERS] counters
+    cdef int64[4 * TRACE] history
     cdef char[256] message
 
     cdef _bind(self, addresses)
     cdef int _failed(self, void* error) noexcept nogil
     cdef int _turn(self, unsigned int timeout_ms) noexcept nogil
     cdef int _take(self, void* frame, int64 receive_ns) noexcept nogil
-    cdef void _account(self, void* frame, int64 number, int64 capture_ns, int64 receive_ns,
+    cdef void _account(self, int64 commit_ns, void* frame, int64 number, int64 capture_ns, int64 receive_ns,
                        int64 realtime_ns) noexcept nogil
     cdef int64 _meta(self, void* frame, int key) noexcept nogil
     cdef int _store(self, void* frame) noexcept nogil
@@ -108,6 +110,7 @@ cdef class Feeder:
     cdef int64 fed
     cdef int64 missed
     cdef int64 failed
+    cdef int64[2 * TRACE] history
 
     cdef double _stamp(self, int64 capture_ns) noexcept nogil
     cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns) noexcept nogil

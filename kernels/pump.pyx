@@ -18,8 +18,8 @@ from dzedge.kernels.mailbox cimport META, FrameRing, int64, uint8
 
 cdef extern from *:
     """
-    static inline long long pump_get(const long long* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline void pump_set(long long* p, long long v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+    static inline long long pump_get(const long long* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void pump_set(long long* p, long long v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     """
     int64 pump_get(const int64*) noexcept nogil
     void pump_set(int64*, int64) noexcept nogil
@@ -222,6 +222,11 @@ cdef class FramePump:
         """Counters by name, and number, capture_ns, receive_ns of the newest frame (0 before the first)."""
         return {name: pump_get(&self.counters[i]) for i, name in enumerate(NAMES)}
 
+    def trace(self):
+        """(number, capture_ns, receive_ns, commit_ns) of the last 1024 frames, oldest first; commit: in the
+        ring."""
+        return rows(self.history, 4, pump_get(&self.counters[FRAMES]))
+
     @property
     def error(self):
         """What librealsense last complained about, "" when it never did."""
@@ -276,12 +281,17 @@ cdef class FramePump:
             pump_set(&count[IMPLAUSIBLE], count[IMPLAUSIBLE] + 1)
         capture_ns = min(capture_ns, receive_ns)
         self.ring.commit(number, capture_ns, receive_ns)
-        self._account(frame, number, capture_ns, receive_ns, realtime_ns)
+        self._account(now(CLOCK_MONOTONIC), frame, number, capture_ns, receive_ns, realtime_ns)
         return 1
 
-    cdef void _account(self, void* frame, int64 number, int64 capture_ns, int64 receive_ns,
+    cdef void _account(self, int64 commit_ns, void* frame, int64 number, int64 capture_ns, int64 receive_ns,
                        int64 realtime_ns) noexcept nogil:
         cdef int64* count = self.counters
+        cdef int64* row = &self.history[4 * (count[FRAMES] % TRACE)]
+        row[0] = number
+        row[1] = capture_ns
+        row[2] = receive_ns
+        row[3] = commit_ns
         cdef int64 backend_ms = self._meta(frame, BACKEND_TIMESTAMP)
         pump_set(&count[NUMBER], number)
         pump_set(&count[CAPTURE], capture_ns)
@@ -354,6 +364,12 @@ cdef class FramePump:
             target += 3 * width
 
 
+cdef list rows(const int64* table, int width, int64 count):
+    """The newest rows of a table of TRACE rows into which `count` were written in turn."""
+    first = max(0, count - TRACE)
+    return [tuple([table[width * (i % TRACE) + j] for j in range(width)]) for i in range(first, count)]
+
+
 cdef inline uint8 clip(int value) noexcept nogil:
     return <uint8>(0 if value < 0 else 255 if value > 255 else value)
 
@@ -422,6 +438,10 @@ cdef class Feeder:
         """Inject nothing more, ever: the sensor's handle is about to go. `run` has returned before."""
         self.sensor = NULL
 
+    def trace(self):
+        """(number, injected_ns) of up to the last 1024 frames, oldest first."""
+        return rows(self.history, 2, pump_get(&self.fed))
+
     def snapshot(self):
         """Frames injected, frames overwritten before their turn, injections that librealsense refused."""
         return {
@@ -453,6 +473,8 @@ cdef class Feeder:
         frame.frame_number = <int>number
         frame.profile = self.profile
         frame.depth_units = 0
+        self.history[2 * (self.fed % TRACE)] = number
+        self.history[2 * (self.fed % TRACE) + 1] = now(CLOCK_MONOTONIC)
         self.on_frame(self.sensor, frame, &error)
         if error != NULL:
             self.free_error(error)

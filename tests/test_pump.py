@@ -362,6 +362,16 @@ class TestThread:
         assert (counts["dropped"], counts["failed"], counts["rejected"]) == (0, 0, 0)
         np.testing.assert_array_equal(stream.ring.newest()[1], picture(60))
 
+    def test_trace_tells_when(self, stream):
+        feeder = stream.feeder(make_ring())
+        for number in range(1, 1031):
+            feeder.inject(picture(1), number, 1)
+            assert stream.pump.poll(1000) == 1
+        injected, pumped = feeder.trace(), stream.pump.trace()
+        assert [row[0] for row in injected] == [row[0] for row in pumped] == list(range(7, 1031))
+        for (_, sent_ns), (_, capture_ns, receive_ns, commit_ns) in zip(injected, pumped, strict=True):
+            assert capture_ns <= sent_ns <= receive_ns <= commit_ns
+
     def test_stopped_pump_returns_at_once(self, stream):
         stream.pump.stop()
         stream.pump.run()
