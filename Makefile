@@ -1,0 +1,57 @@
+# make run [SEED=n]   set up .venv and drive the simulated robot
+# make test, lint     set up .venv-dev, run the tests, the linters and the type check
+# make bench          build/bench.json and its table
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+SEED ?= 0
+BENCH ?=
+PIP := -m pip install --quiet --disable-pip-version-check
+
+KERNELS := $(wildcard kernels/*.py kernels/*.pyx kernels/*.pxd)
+BUILD := pyproject.toml setup.py $(KERNELS)
+SOURCES := $(BUILD) $(shell find dzedge hardware export robots bundles -type f \
+	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+
+.PHONY: install run test lint bench clean
+
+install: .venv/.stamp
+
+run: .venv/.stamp
+	@.venv/bin/dzedge run --seed $(SEED)
+
+test: .venv-dev/.stamp
+	.venv-dev/bin/pytest $(TESTS)
+
+# The type check reads the installed wheel: it sees no mapped folders under an editable install.
+lint: .venv-dev/.stamp .venv/.stamp
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/cython-lint kernels/*.pyx kernels/*.pxd
+	mkdir -p build/typecheck
+	ln -sfn "$$(.venv/bin/python -Ic 'import os, dzedge; print(os.path.dirname(dzedge.__file__))')" build/typecheck/dzedge
+	cd build/typecheck && MYPYPATH=. ../../.venv-dev/bin/mypy --config-file ../../pyproject.toml -p dzedge
+
+bench: .venv-dev/.stamp .venv/.stamp
+	.venv-dev/bin/python tests/bench $(BENCH)
+
+# setuptools would pack what an earlier build left in build/lib.
+.venv/.stamp: $(SOURCES)
+	@echo "installing dzedge into .venv"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@rm -rf build/lib* build/bdist*
+	@.venv/bin/python $(PIP) --no-compile ".[cpu,sim,realsense]"
+	@touch $@
+
+.venv-dev/.stamp: $(BUILD) requirements-dev.txt
+	@echo "installing dzedge and its tools into .venv-dev"
+	@test -x .venv-dev/bin/python || $(PYTHON) -m venv .venv-dev
+	@.venv-dev/bin/python $(PIP) -r requirements-dev.txt -e ".[cpu,sim,realsense,export]"
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-dev build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -f kernels/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

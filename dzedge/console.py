@@ -1,0 +1,152 @@
+"""What a person sees: the live status line on stderr, tables on stdout, or one JSON document instead."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dzedge.bundle import Bundle, public_test_key
+from dzedge.clock import NS, MonotonicClock
+from dzedge.history import OnStatus, RunResult, Status
+
+REFRESH_NS = NS // 10
+STYLES = {"RUN": "bold white on green", "HOLD": "bold black on yellow", "FAULT": "bold white on red",
+          "ESTOP": "bold white on red", "STOPPING": "bold white on magenta"}  # fmt: skip
+
+VERDICTS = {True: ("success", "bold green"), False: ("not reached", "bold red"), None: ("ended", "bold")}
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """Exactly one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+
+
+def tell(*renderables: Any) -> None:
+    """Tables and sentences on stdout."""
+    console = Console()
+    for renderable in renderables:
+        console.print(renderable)
+
+
+@contextmanager
+def live(names: Sequence[str], wanted: bool) -> Iterator[OnStatus]:
+    """A status line on stderr while inside, on a terminal only. names: of the joints."""
+    console = Console(stderr=True)
+    if not wanted or not console.is_terminal:
+        yield lambda status: None
+        return
+    clock = MonotonicClock()
+    shown_ns = 0
+    with Live(console=console, auto_refresh=False, transient=True) as display:
+
+        def show(status: Status) -> None:
+            nonlocal shown_ns
+            if clock.now_ns() - shown_ns >= REFRESH_NS:
+                shown_ns = clock.now_ns()
+                display.update(status_lines(status, names), refresh=True)
+
+        yield show
+
+
+def status_lines(status: Status, names: Sequence[str]) -> Group:
+    """Task, state, joints and stage latencies of a moment."""
+    first = Text.assemble((f" {status.state} ", STYLES.get(status.state, "bold black on cyan")))
+    first.append(f"  {status.task or 'waiting for a task'}", "bold")
+    first.append(f"   {status.elapsed_s:.1f} s   {status.chunks} chunks")
+    if status.distance is not None:
+        first.append(f"   {100 * status.distance:.1f} cm to go")
+    if status.cause:
+        first.append(f"   {status.cause}", "yellow")
+    joints = Text(" ", "cyan")
+    for name, position in zip(names, status.joints.tolist(), strict=True):
+        joints.append(f" {name} ", "dim")
+        joints.append(f"{position:+.2f} ")
+    stages = Text(" ", "blue")
+    for name, timing in status.stages.items():
+        stages.append(f" {name} ", "dim")
+        stages.append(f"{timing['p50_ms']:.3g} ms ")
+    return Group(first, joints, stages)
+
+
+@contextmanager
+def progress(words: str, total: int) -> Iterator[Any]:
+    """A bar on stderr, on a terminal only; yields `advance()`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda: bar.advance(task)
+
+
+def run_report(result: RunResult, files: Sequence[str]) -> Group:
+    """The end of a run, for a person."""
+    verdict = Text(*VERDICTS[result.success])
+    line = Text.assemble(verdict, f"  {result.task}", style="")
+    refused = ", ".join(f"{count} {code}" for code, count in result.refused.items() if count) or "none"
+    facts = Text(
+        f"seed {result.seed}, {result.duration_s:.1f} s, {result.chunks} chunks, refused: {refused}, "
+        f"restarts: {result.restarts}"
+    )
+    parts: list[Any] = [line, facts]
+    if result.wire_sha256:
+        parts.append(Text(f"wire {result.wire_sha256}", "dim"))
+    if result.stages:
+        parts.append(stage_table(result.stages))
+    return Group(*parts, *(Text(f"wrote {file}") for file in files))
+
+
+def stage_table(stages: Mapping[str, Mapping[str, float]]) -> Table:
+    """Percentiles of every stage."""
+    columns = list(dict.fromkeys(key for row in stages.values() for key in row))
+    table = Table("stage", box=None, header_style="bold")
+    for key in columns:
+        table.add_column(key.replace("_ms", " [ms]"), justify="right")
+    for name, row in stages.items():
+        cells = (
+            ("" if key not in row else f"{row[key]:.0f}" if key == "count" else f"{row[key]:.3f}")
+            for key in columns
+        )
+        table.add_row(name, *cells)
+    return table
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """Who signed a verified bundle, and what it is."""
+    section = bundle.manifest.dzedge
+    test = bundle.key.raw == public_test_key().raw
+    return {
+        "model": section.model_id,
+        "version": section.version,
+        "signed_by": bundle.key.name + (" (test key: trusted for a simulated arm only)" if test else ""),
+        "manifest_sha256": bundle.digest,
+        "files": len(section.files),
+        "bytes": sum(entry.size for entry in section.files),
+    }
+
+
+def bundle_manifest(bundle: Bundle) -> dict[str, Any]:
+    """The manifest as plain values."""
+    plain = msgspec.to_builtins(bundle.manifest)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def graph_table(bundle: Bundle) -> Table:
+    """Graphs and the files that hold them."""
+    sizes = {entry.path: entry.size for entry in bundle.manifest.dzedge.files}
+    table = Table("graph", "precision", "for", "file", "size [kB]", box=None, header_style="bold")
+    table.columns[4].justify = "right"
+    for name, graph in bundle.manifest.dzedge.graphs.items():
+        for variant in graph.variants:
+            row = name, variant.precision, f"{variant.ep} {variant.isa}", variant.file
+            table.add_row(*row, f"{sizes[variant.file] / 1000:.0f}")
+    return table

@@ -1,0 +1,292 @@
+"""Is this machine fit to run this robot? One line a check: ok, warn or fail, what was found, what to do."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from dzedge import config as robot_file
+from dzedge.config import RobotConfig
+from dzedge.engine import cpu_isa
+from dzedge.errors import DzedgeError
+from dzedge.robot import verified_bundle
+
+KERNELS = ("image", "chunk", "limiter", "gate", "codec", "mailbox", "marks", "tick", "bus", "pump")
+CAP_IPC_LOCK, CAP_SYS_NICE = 14, 23
+# Bit numbers of capabilities(7).
+MEMORY_BYTES = 1 << 30
+"""Free memory that a run should find: the four processes take less than half of it."""
+FTDI_LATENCY_MS = 1
+INT8 = {
+    "vnni": "int8 (signed weights, VNNI)",
+    "avx2": "int8 (reduced range, AVX2)",
+    "neon": "int8 (dot product, NEON)",
+    "plain": "fp32 only",
+}
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line. advice: what to do, "" where nothing is to be done."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+def examine(path: Path | None) -> list[Check]:
+    """All checks for the robot file at `path` (None: the simulated robot)."""
+    checks = [_python(), _processor(), _memory(), *_kernels(), *_onnxruntime()]
+    config, check = _config(path)
+    checks.append(check)
+    if config is not None:
+        checks += [_bundle(config), _realtime(config), *_cameras(config), *_port(config), *_simulator(config)]
+    return checks
+
+
+def document(checks: list[Check]) -> dict[str, Any]:
+    """The one JSON document of `dzedge doctor`."""
+    return {
+        "ok": all(check.status != "fail" for check in checks),
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def table(checks: list[Check]) -> Table:
+    """The doctor's lines."""
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    table = Table(box=None, show_header=False)
+    for check in checks:
+        words = check.found + (f"\n-> {check.advice}" if check.advice else "")
+        table.add_row(Text(check.status, styles[check.status]), Text(check.name, "bold"), Text(words))
+    return table
+
+
+def _python() -> Check:
+    version, machine = platform.python_version(), platform.machine()
+    found = f"{version} on {machine}, Linux {platform.release()}"
+    if machine not in ("x86_64", "aarch64"):
+        return Check("python", "warn", found, "tested on x86_64 and aarch64 only")
+    return Check("python", "ok", found)
+
+
+def _processor() -> Check:
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    isa, cores = cpu_isa(text, platform.machine()), len(os.sched_getaffinity(0))
+    found = f"{cores} cores, {isa}: {INT8[isa]}"
+    governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+    if cores < 2:
+        return Check("processor", "warn", found, "inference and control want a core each")
+    if governor == "powersave":
+        return Check(
+            "processor", "warn", f"{found}, governor powersave", "cpupower frequency-set -g performance"
+        )
+    return Check("processor", "ok", found)
+
+
+def _memory() -> Check:
+    fields = dict(
+        line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    )
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    found = f"{free / 1e9:.1f} GB free"
+    if free < MEMORY_BYTES:
+        return Check("memory", "warn", found, f"close something: {MEMORY_BYTES / 1e9:.1f} GB should be free")
+    return Check("memory", "ok", found)
+
+
+def _kernels() -> Iterator[Check]:
+    broken, interpreted = [], []
+    for name in KERNELS:
+        try:
+            module = importlib.import_module(f"dzedge.kernels.{name}")
+        except ImportError as error:
+            broken.append(f"{name} ({error})")
+            continue
+        if not str(module.__file__).endswith(".so"):
+            interpreted.append(name)
+    if broken:
+        yield Check("kernels", "fail", f"cannot load {', '.join(broken)}", "build them: make install")
+    elif interpreted:
+        yield Check("kernels", "fail", f"not compiled: {', '.join(interpreted)}", "build them: make install")
+    else:
+        yield Check("kernels", "ok", f"{len(KERNELS)} compiled")
+
+
+def _onnxruntime() -> Iterator[Check]:
+    name = "onnxruntime"
+    names = ("onnxruntime", "onnxruntime-gpu")
+    installed = [n for n in names if _version(n) is not None]
+    if len(installed) > 1:
+        advice = "they overwrite each other: pip uninstall both, then install one"
+        yield Check(name, "fail", " and ".join(installed), advice)
+        return
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        yield Check(
+            name, "fail", f"cannot load it ({error})", "pip install 'dzedge[cpu]', or the board's own build"
+        )
+        return
+    providers = module.get_available_providers()
+    found = f"{module.__version__}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}"
+    if "CPUExecutionProvider" not in providers:
+        yield Check(name, "fail", found, "reinstall it: every build has the CPU provider")
+    else:
+        yield Check(name, "ok", found)
+
+
+def _config(path: Path | None) -> tuple[RobotConfig | None, Check]:
+    file = path if path is not None else robot_file.default_path()
+    try:
+        config = robot_file.load(file)
+    except DzedgeError as error:
+        return None, Check("robot file", "fail", str(error), "correct it, then run doctor again")
+    arm = config.arm
+    return config, Check(
+        "robot file", "ok", f"{config.robot.name}: {len(arm.joints)} joints at {arm.rate_hz} Hz"
+    )
+
+
+def _bundle(config: RobotConfig) -> Check:
+    try:
+        bundle = verified_bundle(config)
+    except DzedgeError as error:
+        return Check(
+            "bundle", "fail", str(error), "export or fetch it again, or name another in policy.bundle"
+        )
+    section = bundle.manifest.dzedge
+    found = f"{section.model_id} version {section.version}, signed by {bundle.key.name}"
+    if section.joints != config.arm.names:
+        return Check("bundle", "fail", f"{found}, for other joints", "choose a bundle for this arm")
+    return Check("bundle", "ok", found)
+
+
+def _realtime(config: RobotConfig) -> Check:
+    priority = config.realtime.priority
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    locked = _capable(CAP_IPC_LOCK) or limit == resource.RLIM_INFINITY
+    missing = [] if locked else ["memory lock"]
+    if priority and not _may_schedule(priority):
+        missing.insert(0, f"SCHED_FIFO {priority}")
+    if not missing:
+        return Check("real time", "ok", f"SCHED_FIFO {priority} and memory lock granted")
+    status: Status = "fail" if config.realtime.require else "warn"
+    advice = "in /etc/security/limits.d/dzedge.conf: `@dialout - rtprio 95`, `@dialout - memlock unlimited`"
+    return Check("real time", status, f"not granted: {', '.join(missing)}", f"{advice}; then log in again")
+
+
+def _may_schedule(priority: int) -> bool:
+    """Try it: a container may refuse what its capabilities promise."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError:
+        return False
+    os.sched_setscheduler(0, policy, parameters)
+    return True
+
+
+def _cameras(config: RobotConfig) -> Iterator[Check]:
+    try:
+        realsense: Any = importlib.import_module("pyrealsense2")
+    except ImportError as error:
+        advice = "pip install 'dzedge[realsense]', and libusb-1.0-0 and libudev1 of the system"
+        yield Check("librealsense", "fail", f"cannot load it ({error})", advice)
+        return
+    yield Check("librealsense", "ok", _version("pyrealsense2") or "own build")
+    real = [camera for camera in config.cameras if not camera.simulated]
+    if not real:
+        return
+    devices = {_info(realsense, d, "serial_number"): d for d in realsense.context().query_devices()}
+    for camera in real:
+        device = devices.get(camera.serial)
+        if device is None:
+            there = ", ".join(devices) or "none"
+            advice = "plug it into a USB 3 port, install the udev rules, check the serial in the robot file"
+            yield Check(f"camera {camera.name}", "fail", f"{camera.serial} absent; found: {there}", advice)
+            continue
+        usb = _info(realsense, device, "usb_type_descriptor")
+        found = f"{camera.serial}, USB {usb}"
+        if usb.startswith("2"):
+            yield Check(
+                f"camera {camera.name}",
+                "warn",
+                found,
+                "USB 2 limits size and rate: use a USB 3 port and cable",
+            )
+        else:
+            yield Check(f"camera {camera.name}", "ok", found)
+
+
+def _port(config: RobotConfig) -> Iterator[Check]:
+    if config.arm.simulated:
+        return
+    from serial.tools.list_ports import comports
+
+    port = Path(config.arm.port)
+    if not port.exists():
+        there = ", ".join(sorted(found.device for found in comports())) or "none"
+        advice = "plug the arm in and name it by /dev/serial/by-id/... in arm.port"
+        yield Check("serial port", "fail", f"{port} absent; found: {there}", advice)
+        return
+    if not os.access(port, os.R_OK | os.W_OK):
+        advice = "sudo usermod -aG dialout $USER, then log in again"
+        yield Check("serial port", "fail", f"{port}: no permission", advice)
+        return
+    yield Check("serial port", "ok", f"{port} at {config.arm.baud} baud")
+    timer = Path("/sys/bus/usb-serial/devices") / port.resolve().name / "latency_timer"
+    latency = _read(timer)
+    if latency and int(latency) > FTDI_LATENCY_MS:
+        advice = f"echo {FTDI_LATENCY_MS} | sudo tee {timer}, or install the udev rules"
+        yield Check("FTDI latency timer", "warn", f"{latency} ms: each reply waits for it", advice)
+    elif latency:
+        yield Check("FTDI latency timer", "ok", f"{latency} ms")
+
+
+def _simulator(config: RobotConfig) -> Iterator[Check]:
+    if not config.arm.simulated:
+        return
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError as error:
+        yield Check("simulator", "fail", f"cannot load MuJoCo ({error})", "pip install 'dzedge[sim]'")
+        return
+    yield Check("simulator", "ok", f"MuJoCo {mujoco.__version__}")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _capable(bit: int) -> bool:
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> bit & 1)
+    return False
+
+
+def _info(realsense: Any, device: Any, key: str) -> str:
+    wanted = getattr(realsense.camera_info, key)
+    return str(device.get_info(wanted)) if device.supports(wanted) else ""

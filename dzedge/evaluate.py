@@ -1,0 +1,128 @@
+"""Closed-loop evaluation in lockstep: how often a policy does its task in scenes it has not seen.
+
+Scenes of evaluation are numbered below one million, training's above: they never meet.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+from rich.table import Table
+
+from dzedge.bundle import Bundle
+from dzedge.config import RobotConfig
+from dzedge.hardware.sim import task as tasks
+from dzedge.history import OnStatus, RunResult
+from dzedge.robot import verified_bundle
+
+SCENES_PER_SEED = 1000
+Z95 = 1.959963984540054
+"""Standard normal quantile of a two-sided interval of 95 %."""
+
+
+class Runner(Protocol):
+    """Runs one episode in lockstep (`lockstep.run_lockstep`)."""
+
+    def __call__(
+        self,
+        config: RobotConfig,
+        bundle: Bundle,
+        *,
+        task: str | None,
+        seed: int,
+        duration_s: float | None,
+        on_status: OnStatus,
+    ) -> RunResult: ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One attempt. verb, split: of its task, as `hardware.sim.task` sorts them."""
+
+    seed: int
+    task: str
+    verb: str
+    split: str
+    success: bool
+    duration_s: float
+
+
+def scenes(episodes: int, seeds: Sequence[int]) -> list[int]:
+    """Scene numbers: `episodes` of each seed."""
+    return [SCENES_PER_SEED * seed + i for seed in seeds for i in range(episodes)]
+
+
+def episodes(runner: Runner, config: RobotConfig, seeds: Sequence[int], workers: int) -> Iterator[Episode]:
+    """Play the default task of each scene; yields as they end, in the order of `seeds`."""
+    if workers < 2 or len(seeds) < 2:
+        for seed in seeds:
+            yield attempt(runner, config, seed)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(attempt, [runner] * len(seeds), [config] * len(seeds), seeds)
+
+
+_opened: dict[str, Bundle] = {}
+
+
+def attempt(runner: Runner, config: RobotConfig, seed: int) -> Episode:
+    """One episode; the bundle is opened once a process."""
+    name = config.policy.bundle
+    if name not in _opened:
+        _opened[name] = verified_bundle(config)
+    result = runner(
+        config, _opened[name], task=None, seed=seed, duration_s=None, on_status=lambda status: None
+    )
+    known = tasks.parse(result.task)
+    verb, split = (known.verb, known.split) if known else ("", "seen")
+    return Episode(seed, result.task, verb, split, bool(result.success), result.duration_s)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Bounds of the 95 % interval of a success rate (Wilson 1927: right near 0 and 1 and for small n)."""
+    if n == 0:
+        return 0.0, 1.0
+    rate, z2 = successes / n, Z95 * Z95
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rates(played: Sequence[Episode], key: Callable[[Episode], str]) -> dict[str, dict[str, Any]]:
+    """{group: {success, n, low, high}} of the groups that `key` makes; success is a share."""
+    groups: dict[str, list[bool]] = {}
+    for episode in played:
+        groups.setdefault(key(episode), []).append(episode.success)
+    out = {}
+    for name, results in groups.items():
+        low, high = wilson(sum(results), len(results))
+        out[name] = {"success": sum(results) / len(results), "n": len(results), "low": low, "high": high}
+    return out
+
+
+def document(policy: str, suite: str, played: Sequence[Episode]) -> dict[str, Any]:
+    """One entry of `results`."""
+    entry: dict[str, Any] = {"policy": policy, "suite": suite}
+    for split, rate in rates(played, lambda episode: episode.split).items():
+        verbs = rates([e for e in played if e.split == split], lambda episode: episode.verb)
+        entry[split] = rate | {"verbs": verbs}
+    return entry | {"episodes": [asdict(episode) for episode in played]}
+
+
+def table(entry: Mapping[str, Any]) -> Table:
+    """Success of one policy by split and verb."""
+    rows = Table(title=f"{entry['policy']} ({entry['suite']})", box=None, header_style="bold")
+    for column in ("split", "verb", "done", "success", "95 % interval"):
+        rows.add_column(column, justify="left" if column in ("split", "verb") else "right")
+    for split, rate in entry.items():
+        if isinstance(rate, dict):
+            for verb, row in [*rate["verbs"].items(), ("all", rate)]:
+                done = f"{round(row['success'] * row['n'])} of {row['n']}"
+                interval = f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %"
+                rows.add_row(split, verb, done, f"{100 * row['success']:.0f} %", interval)
+    failed = [f"{e['seed']} ({e['task']})" for e in entry["episodes"] if not e["success"]]
+    rows.caption = f"not reached: {', '.join(failed)}" if failed else None
+    return rows

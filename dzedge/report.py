@@ -1,0 +1,70 @@
+"""What is told of a run: the JSON document, and the folder `runs/<time>/` with its summary and picture."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dzedge import picture
+from dzedge.bundle import Bundle
+from dzedge.clock import wall_stamp
+from dzedge.config import RobotConfig
+from dzedge.engine import Machine, load_graph
+from dzedge.errors import UsageError
+from dzedge.history import RunResult
+from dzedge.picture import Imaginer
+from dzedge.policies import wam
+
+
+def imaginer(config: RobotConfig, bundle: Bundle) -> Imaginer | None:
+    """What turns this bundle's latents into pictures; None where it has no decoder."""
+    section = bundle.manifest.dzedge
+    if "frame_decoder" not in section.graphs:
+        return None
+    video = section.video
+    graph = load_graph(
+        bundle, "frame_decoder", config.policy.precision, Machine.detect(config.policy.threads)
+    )
+
+    def decode(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return wam.decode(graph, latents.reshape(video.frames, video.tokens, video.channels))
+
+    return Imaginer(decode, video.frame_dt_ns, video.frames)
+
+
+def document(result: RunResult, files: list[str]) -> dict[str, Any]:
+    """The one JSON document of `dzedge run`."""
+    return {
+        "task": result.task,
+        "success": result.success,
+        "seed": result.seed,
+        "duration_s": round(result.duration_s, 3),
+        "chunks": result.chunks,
+        "refused": result.refused,
+        "restarts": result.restarts,
+        "wire_sha256": result.wire_sha256,
+        "stages": {name: _timing(row) for name, row in result.stages.items()},
+        "files": files,
+    }
+
+
+def write(result: RunResult, config: RobotConfig, bundle: Bundle, folder: Path | None) -> list[str]:
+    """Write `summary.png` and `summary.json`; folder: None for `runs/<time>`. Returns their paths."""
+    out = folder if folder is not None else Path("runs") / wall_stamp()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = [str(out / "summary.png"), str(out / "summary.json")]
+        picture.summary(result, config, imaginer(config, bundle), Path(files[0]))
+        Path(files[1]).write_text(json.dumps(document(result, files), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{out}: cannot write the summary: {error.strerror}; choose another --out"
+        ) from error
+    return files
+
+
+def _timing(row: dict[str, float]) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in row.items() if math.isfinite(value)}

@@ -1,0 +1,41 @@
+"""A robot as the command line wants it: its file, what was overridden, its verified bundle."""
+
+from pathlib import Path
+
+import msgspec
+
+from dzedge import minisign
+from dzedge.bundle import Bundle, open_bundle
+from dzedge.config import SIM, RobotConfig, default_path, load
+from dzedge.errors import UsageError
+
+
+def read(path: Path | None, bundle: Path | None = None, seed: int | None = None) -> RobotConfig:
+    """The robot file at `path` (None: the simulated robot), another bundle or seed. Raises ConfigError."""
+    config = load(path if path is not None else default_path())
+    replace = msgspec.structs.replace
+    if bundle is not None:
+        config = replace(config, policy=replace(config.policy, bundle=str(bundle.expanduser().resolve())))
+    if seed is not None:
+        config = replace(config, sim=replace(config.sim, seed=seed))
+    return config
+
+
+def verified_bundle(config: RobotConfig) -> Bundle:
+    """The bundle that a robot file names, by the keys that it trusts. Raises BundleError."""
+    policy = config.policy
+    return open_bundle(policy.bundle, minisign.load_keys(policy.trusted_keys), policy.allow_test_key)
+
+
+def inspected_bundle(path: Path, keys: list[Path]) -> Bundle:
+    """A bundle to look at, by `keys` and the repository's test key. Raises BundleError."""
+    return open_bundle(path, minisign.load_keys(tuple(map(str, keys))), allow_test_key=True)
+
+
+def need_simulation(config: RobotConfig, what: str) -> None:
+    """Raises UsageError for a robot with real devices."""
+    if not config.arm.simulated or not all(camera.simulated for camera in config.cameras):
+        raise UsageError(
+            f"{what} needs a simulated robot; {config.robot.name} has arm.port = {config.arm.port!r}: "
+            f'leave the robot file out, or set port and serial to "{SIM}"'
+        )
