@@ -176,7 +176,7 @@ def explain(path: str, doing: str, error: Exception) -> str:
         return f"no permission for serial port {path}: `sudo usermod -aG dialout $USER`, then log in again"
     if number in (errno.EBUSY, errno.EAGAIN) or "exclusively lock" in text:
         who = ", ".join(holders(path)) or "a process of another user; `sudo fuser -v` names it"
-        return f"serial port {path} is in use by {who}: stop it first (ModemManager and brltty take ports, too)"
+        return f"serial port {path} is in use by {who}: stop it first (ModemManager or brltty, too)"
     if number in (errno.ENOTTY, errno.EISDIR) or (number == errno.EINVAL and doing != "read from"):
         return f"{path} is not a serial port: give a tty such as /dev/ttyACM0"
     if number in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF) and doing != "open":

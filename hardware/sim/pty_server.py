@@ -22,8 +22,8 @@ from dzedge.hardware.sim.servo_bus import ServoBus
 PR_SET_TIMERSLACK = 29
 TO_SERVOS, TO_HOST = "request", "reply"
 IDLE_S = 0.1
-"""A silent line lets the physics step this often, so that joints move on without a host. It also drops TIOCEXCL,
-which outlives a killed host on a pty, though not on the tty of a device."""
+"""A silent line lets the physics step this often, so that joints move on without a host. It also drops
+TIOCEXCL, which outlives a killed host on a pty, though not on the tty of a device."""
 
 
 def tighten_timer() -> None:

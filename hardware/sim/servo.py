@@ -17,7 +17,7 @@ DELAYED_NS = 12_000_000
 
 FACTORY = {
     "firmware_major": 3, "firmware_minor": 10, "model": MODEL_STS3215, "return_delay": 250, "status_level": 1,
-    "max_position": 4095, "max_temperature": 70, "max_voltage": 140, "min_voltage": 40, "max_torque": 1000,
+    "max_position": 4095, "max_temperature": 70, "max_voltage": 80, "min_voltage": 40, "max_torque": 1000,
     "unload_condition": 44, "p_gain": 32, "d_gain": 32, "startup_force": 16, "protection_current": 310,
     "protective_torque": 20, "protection_time": 200, "overload_torque": 80, "torque_limit": 1000, "lock": 1,
 }  # fmt: skip
@@ -41,7 +41,7 @@ class Servo:
         for name, value in FACTORY.items():
             self.set(name, value)
         self.set("id", servo_id)
-        self.set_present(ticks, 0.0, 0.0, 12.0, 30.0)
+        self.set_present(ticks, 0.0, 0.0, 7.4, 30.0)
         self.set("goal_position", self.get("present_position"))
 
     def __repr__(self) -> str:
