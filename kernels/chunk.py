@@ -5,9 +5,9 @@ spline given by the knots and their *moments* (second derivatives per step squar
 where the arm is, so `seam` adds a quintic per joint that carries the commanded position, velocity and
 acceleration over into the trajectory: the seam matters far more than smoothing inside the chunk.
 
-Not a number in, not a number out: a NaN spreads over its joint and never turns into a position or a bound; the
-gate behind refuses it. Only + - * / sqrt fabs floor at run time, so that a replay is equal to the bit on every
-machine. Nothing allocates but the constructor of `SmoothPlan`.
+Not a number in, not a number out: a NaN spreads over its joint and never turns into a position or a bound;
+the gate behind refuses it. Only + - * / sqrt fabs floor at run time, so that a replay is equal to the bit on
+every machine. Nothing allocates but the constructor of `SmoothPlan`.
 """
 
 import cython
@@ -16,7 +16,9 @@ from cython.cimports.libc.math import fabs, floor, sqrt
 
 NAN = cython.declare(cython.double, float("nan"))
 INFINITY = cython.declare(cython.double, float("inf"))
-PIVOTS = cython.declare(cython.int, 20)  # 1 / (4 - c) reaches its fixed point 2 - sqrt(3) to the last bit in 15
+PIVOTS = cython.declare(
+    cython.int, 20
+)  # 1 / (4 - c) reaches its fixed point 2 - sqrt(3) to the last bit in 15
 GROWTH = cython.declare(cython.double, 1.25)  # of the window from try to try
 HALVINGS = cython.declare(cython.int, 10)  # then the window is known to 0.25 / 2**10 of itself
 ROUNDING = cython.declare(cython.double, 1e-9)  # a command that sits on its limit does not break it
@@ -72,11 +74,11 @@ def bound(
 ) -> cython.int:
     """Shrink moments where the spline would leave [lower, upper] between two knots that are inside.
 
-    A gripper commanded 0 0 0 1 1 1 overshoots both stops by 8 % as a free spline. Shrunk moments keep it in, at
-    the price of a step in its velocity at those knots, which the limiter rounds off. Sufficient, by the convex
-    hull of the Bezier form: both inner control points stay inside. Untouched joints stay bit-equal.
-    knots, moments: Shape (n, J); lower, upper: Shape (J,), infinite for a joint without bounds.
-    Returns 0, or -1 when shapes disagree.
+    A gripper commanded 0 0 0 1 1 1 overshoots both stops by 8 % as a free spline. Shrunk moments keep it in,
+    at the price of a step in its velocity at those knots, which the limiter rounds off. Sufficient, by the
+    convex hull of the Bezier form: both inner control points stay inside. Untouched joints stay bit-equal.
+    knots, moments: Shape (n, J); lower, upper: Shape (J,), infinite for a joint without bounds. Returns 0, or
+    -1 when shapes disagree.
     """
     count: cython.Py_ssize_t = knots.shape[0]
     joints: cython.Py_ssize_t = knots.shape[1]
@@ -93,7 +95,9 @@ def bound(
         for i in range(count):
             keep = 1.0
             if i + 1 < count:
-                keep = _share(knots[i, j], knots[i + 1, j], moments[i, j], moments[i + 1, j], lower[j], upper[j])
+                keep = _share(
+                    knots[i, j], knots[i + 1, j], moments[i, j], moments[i + 1, j], lower[j], upper[j]
+                )
             moments[i, j] *= left if left < keep else keep
             left = keep
     return 0
@@ -103,7 +107,12 @@ def bound(
 @cython.nogil
 @cython.exceptval(check=False)
 def _share(
-    y0: cython.double, y1: cython.double, m0: cython.double, m1: cython.double, low: cython.double, high: cython.double
+    y0: cython.double,
+    y1: cython.double,
+    m0: cython.double,
+    m1: cython.double,
+    low: cython.double,
+    high: cython.double,
 ) -> cython.double:
     """The share of both moments that one segment bears inside [low, high]."""
     first: cython.double = y0 + (y1 - y0) / 3.0
@@ -136,9 +145,10 @@ def sample(
 ) -> cython.int:
     """Position, velocity and acceleration `tau` seconds after knot 0.
 
-    Before knot 0 and after the last knot the trajectory stands still at that knot: velocity and acceleration 0.
-    knots, moments: Shape (n, J), from `spline`; step, tau: [s]; out: Shape (3, J), [rad, rad/s, rad/s^2].
-    Returns 0, or -1 when shapes disagree. A tau that is not a number, or a step that is not above 0, gives NaN.
+    Before knot 0 and after the last knot the trajectory stands still at that knot: velocity and acceleration
+    0. knots, moments: Shape (n, J), from `spline`; step, tau: [s]; out: Shape (3, J), [rad, rad/s, rad/s^2].
+    Returns 0, or -1 when shapes disagree. A tau that is not a number, or a step that is not above 0, gives
+    NaN.
     """
     count: cython.Py_ssize_t = knots.shape[0]
     joints: cython.Py_ssize_t = knots.shape[1]
@@ -161,7 +171,7 @@ def sample(
 @cython.nogil
 @cython.exceptval(check=False)
 def _segment(count: cython.Py_ssize_t, step: cython.double, tau: cython.double) -> cython.Py_ssize_t:
-    """The knot that tau follows: -1 before knot 0, count - 1 after the last, count for a time that is none."""
+    """The knot before tau: -1 before knot 0, count - 1 after the last, count for a time that is none."""
     end: cython.double = (count - 1) * step
     row: cython.Py_ssize_t
     if not (step > 0.0 and tau == tau):
@@ -221,8 +231,8 @@ def blend(
 ) -> cython.int:
     """The quintic from `start` at time 0 to rest at zero at time `window`, per joint.
 
-    start: Shape (3, J), [rad, rad/s, rad/s^2]; window: [s]; offset: Shape (J, 6), [rad/s^k] for t^k, all zero for
-    a window that is not above 0. Returns 0, or -1 when shapes disagree.
+    start: Shape (3, J), [rad, rad/s, rad/s^2]; window: [s]; offset: Shape (J, 6), [rad/s^k] for t^k, all zero
+    for a window that is not above 0. Returns 0, or -1 when shapes disagree.
     """
     joints: cython.Py_ssize_t = start.shape[1]
     j: cython.Py_ssize_t
@@ -245,7 +255,7 @@ def blend(
 @cython.nogil
 @cython.exceptval(check=False)
 def _close(offset: cython.double[:, ::1], window: cython.double, j: cython.Py_ssize_t) -> cython.void:
-    """Coefficients 3 to 5 from 0 to 2: position, velocity and acceleration vanish at the end of the window."""
+    """Coefficients 3 to 5 from 0 to 2, so that all three vanish at the end of the window."""
     rate: cython.double = 1.0 / window
     p: cython.double = offset[j, 0] * rate * rate * rate
     v: cython.double = offset[j, 1] * rate * rate
@@ -259,7 +269,10 @@ def _close(offset: cython.double[:, ::1], window: cython.double, j: cython.Py_ss
 @cython.nogil
 @cython.exceptval(check=False)
 def sample_offset(
-    offset: cython.const[cython.double][:, ::1], window: cython.double, t: cython.double, out: cython.double[:, ::1]
+    offset: cython.const[cython.double][:, ::1],
+    window: cython.double,
+    t: cython.double,
+    out: cython.double[:, ::1],
 ) -> cython.int:
     """Add the offset `t` seconds after the arrival to a sample of the trajectory.
 
@@ -281,7 +294,9 @@ def sample_offset(
         out[1, j] += offset[j, 1] + t * (
             2.0 * offset[j, 2] + t * (3.0 * offset[j, 3] + t * (4.0 * offset[j, 4] + t * 5.0 * offset[j, 5]))
         )
-        out[2, j] += 2.0 * offset[j, 2] + t * (6.0 * offset[j, 3] + t * (12.0 * offset[j, 4] + t * 20.0 * offset[j, 5]))
+        out[2, j] += 2.0 * offset[j, 2] + t * (
+            6.0 * offset[j, 3] + t * (12.0 * offset[j, 4] + t * 20.0 * offset[j, 5])
+        )
     return 0
 
 
@@ -310,13 +325,14 @@ def seam(
 ) -> cython.double:
     """The shortest window of a quintic offset that leads from the commanded motion into the trajectory.
 
-    The window is common to all joints, at least one step, at most what is left of the trajectory (or one step,
-    where less is left). Inside it the velocity, acceleration and jerk of trajectory + offset keep the limits; a
-    bound that the trajectory or the command breaks by itself counts as raised to that value, for no seam can mend
-    that and the limiter behind will. The peaks are exact (roots of the derivatives), not sampled.
+    The window is common to all joints, at least one step, at most what is left of the trajectory (or one
+    step, where less is left). Inside it the velocity, acceleration and jerk of trajectory + offset keep the
+    limits; a bound that the trajectory or the command breaks by itself counts as raised to that value, for no
+    seam can mend that and the limiter behind will. The peaks are exact (roots of the derivatives), not
+    sampled.
 
-    knots, moments: Shape (n, J), from `spline`; step: [s]; tau: time of arrival after knot 0, [s];
-    commanded: Shape (3, J), position, velocity, acceleration at the arrival; limits: Shape (3 or more, J), rows
+    knots, moments: Shape (n, J), from `spline`; step: [s]; tau: time of arrival after knot 0, [s]; commanded:
+    Shape (3, J), position, velocity, acceleration at the arrival; limits: Shape (3 or more, J), rows
     velocity, acceleration, jerk; offset: Shape (J, 6), written, for `sample_offset`.
 
     Returns the window [s]; 0 where nothing is to be blended; minus the longest window where none keeps the
@@ -420,7 +436,6 @@ def _lengthen(
     """The next window above one that joint j does not keep that it does: geometric steps, then bisection."""
     broken: cython.double = window
     middle: cython.double
-    k: cython.int
     kept: cython.bint = False
     while not kept and window < longest:
         broken = window
@@ -428,7 +443,7 @@ def _lengthen(
         kept = _kept(knots, moments, step, tau, commanded, limits, offset, window, j)
     if not kept:
         return longest
-    for k in range(HALVINGS):
+    for _ in range(HALVINGS):
         middle = 0.5 * (broken + window)
         if _kept(knots, moments, step, tau, commanded, limits, offset, middle, j):
             window = middle
@@ -497,7 +512,7 @@ def _peaks(
     end: cython.double,
     peaks: cython.p_double,
 ) -> cython.void:
-    """Raise `peaks` to the largest |velocity|, |acceleration|, |jerk| on one piece, `motion` given at its begin."""
+    """Raise `peaks` to the largest |velocity|, |acceleration|, |jerk| of one piece that begins with `motion`."""
     k: cython.int
     v = cython.declare(cython.double[5])  # of the velocity, in powers of the time since the arrival
     cut = cython.declare(cython.double[4])
@@ -524,10 +539,8 @@ def _peaks(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _split(
-    v: cython.p_double, begin: cython.double, end: cython.double, cut: cython.p_double
-) -> cython.void:
-    """begin, the roots of the jerk between (or begin again), end: between two cuts the acceleration is monotone."""
+def _split(v: cython.p_double, begin: cython.double, end: cython.double, cut: cython.p_double) -> cython.void:
+    """begin, roots of the jerk (or begin again), end: between two cuts the acceleration is monotone."""
     root: cython.double
     swap: cython.double
     square: cython.double = v[3] * v[3] * 36.0 - 96.0 * v[4] * v[2]
@@ -550,14 +563,14 @@ def _split(
 @cython.nogil
 @cython.exceptval(check=False)
 def _turn(v: cython.p_double, low: cython.double, high: cython.double, peaks: cython.p_double) -> cython.void:
-    """Raise the velocity's peak to the extremum between low and high, where the acceleration changes sign once.
+    """Raise the velocity's peak to the extremum between low and high, where the acceleration changes sign
+    once.
 
     The velocity is flat there: 14 halvings of a 0.1 s piece leave less than 1e-9 of the jerk's bound.
     """
-    k: cython.int
     middle: cython.double = low
     rising: cython.bint = _acceleration(v, low) < 0.0
-    for k in range(14):
+    for _ in range(14):
         middle = 0.5 * (low + high)
         if (_acceleration(v, middle) < 0.0) == rising:
             low = middle
@@ -586,17 +599,20 @@ def _raise(peaks: cython.p_double, k: cython.int, value: cython.double) -> cytho
 
 
 def projection(window: int, order: int) -> np.ndarray:
-    """Least-squares fit of a polynomial to `window` equidistant points, as a matrix from values to fitted values.
+    """Least-squares fit of a polynomial to `window` equidistant points, as a matrix from values to fitted
+    values.
 
-    Row i holds the Savitzky-Golay coefficients for point i of the window; the middle row filters the interior,
-    the others the edges. Shape (window, window), float64. Built from orthonormal polynomials with + - * / sqrt
-    alone, because LAPACK differs in the last bit from machine to machine.
-    Source: Savitzky and Golay 1964; scipy.signal.savgol_filter(mode="interp") does the same at the edges.
+    Row i holds the Savitzky-Golay coefficients for point i of the window; the middle row filters the
+    interior, the others the edges. Shape (window, window), float64. Built from orthonormal polynomials with +
+    - * / sqrt alone, because LAPACK differs in the last bit from machine to machine. Source: Savitzky and
+    Golay 1964; scipy.signal.savgol_filter(mode="interp") does the same at the edges.
     """
     points = [2.0 * i / max(window - 1, 1) - 1.0 for i in range(window)]
     basis: list = []
     for _ in range(order + 1):
-        column = [x * y for x, y in zip(points, basis[len(basis) - 1], strict=True)] if basis else [1.0] * window
+        column = (
+            [x * y for x, y in zip(points, basis[len(basis) - 1], strict=True)] if basis else [1.0] * window
+        )
         for other in [*basis, *basis]:  # twice: once leaves 1e-10 at high orders
             along = sum(x * y for x, y in zip(column, other, strict=True))
             column = [x - along * y for x, y in zip(column, other, strict=True)]
@@ -634,11 +650,12 @@ def shaped(name: str, array: np.ndarray, shape: tuple) -> None:
 class SmoothPlan:
     """Smoothing and rollout of chunks of one shape: coefficients computed once, buffers owned.
 
-    length, joints: of the chunk, Shape (H, J). factor: up-sampling by the natural cubic spline before the filter.
-    window, order: of the Savitzky-Golay filter on the up-sampled points; the window is clipped to their number
-    and kept odd, the order to below the window. decimate: take every factor-th point back (DreamZero's), else keep
-    all. rate: points per knot of `rollout`. lower, upper: Shape (J,), bounds that the result may not leave because
-    of smoothing, e.g. 0 and 1 for a gripper, default none: smoothed values are clipped to them.
+    length, joints: of the chunk, Shape (H, J). factor: up-sampling by the natural cubic spline before the
+    filter. window, order: of the Savitzky-Golay filter on the up-sampled points; the window is clipped to
+    their number and kept odd, the order to below the window. decimate: take every factor-th point back
+    (DreamZero's), else keep all. rate: points per knot of `rollout`. lower, upper: Shape (J,), bounds that
+    the result may not leave because of smoothing, e.g. 0 and 1 for a gripper, default none: smoothed values
+    are clipped to them.
 
     Resulting rows: `dense` of `resample`, `knots` of `smooth`, `points` of `rollout`. H = 1 passes through.
     One plan serves one thread at a time. Raises ValueError for a size below its least.
@@ -687,7 +704,8 @@ class SmoothPlan:
         self._offset = np.zeros((joints, 6))
 
     def resample(self, chunk: np.ndarray, out: np.ndarray) -> None:
-        """Natural cubic spline at `factor` times the rate. chunk: Shape (H, J); out: Shape (dense, J), written.
+        """Natural cubic spline at `factor` times the rate. chunk: Shape (H, J); out: Shape (dense, J),
+        written.
 
         Raises ValueError when a shape or type disagrees.
         """
@@ -696,7 +714,8 @@ class SmoothPlan:
         self.resample_to(chunk, out)
 
     def savgol(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Savitzky-Golay. rows: Shape (dense, J); out: Shape (knots, J), written; decimated where the plan says so.
+        """Savitzky-Golay. rows: Shape (dense, J); out: Shape (knots, J), written; decimated where the plan
+        says so.
 
         Raises ValueError when a shape or type disagrees.
         """
@@ -718,9 +737,9 @@ class SmoothPlan:
     ) -> None:
         """Smooth the chunk and play it at `rate` points a knot, blended in from the commanded motion.
 
-        chunk: Shape (H, J); commanded: Shape (3, J), position, velocity, acceleration at knot 0; step: between
-        smoothed knots, [s]; window: of the seam, [s], not above 0 for none; out: Shape (points, J), written, [rad].
-        Raises ValueError when a shape or type disagrees.
+        chunk: Shape (H, J); commanded: Shape (3, J), position, velocity, acceleration at knot 0; step:
+        between smoothed knots, [s]; window: of the seam, [s], not above 0 for none; out: Shape (points, J),
+        written, [rad]. Raises ValueError when a shape or type disagrees.
         """
         shaped("chunk", chunk, (self.length, self.joints))
         shaped("commanded", commanded, (3, self.joints))
@@ -739,9 +758,7 @@ class SmoothPlan:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def savgol_to(
-        self, rows: cython.const[cython.double][:, ::1], out: cython.double[:, ::1]
-    ) -> cython.void:
+    def savgol_to(self, rows: cython.const[cython.double][:, ::1], out: cython.double[:, ::1]) -> cython.void:
         _filter(rows, self._projection, self.factor if self.decimate else 1, out)
 
     @cython.cfunc
@@ -832,7 +849,7 @@ def _filter(
     stride: cython.Py_ssize_t,
     out: cython.double[:, ::1],
 ) -> cython.void:
-    """Every stride-th row replaced by the polynomial fitted to the window around it, or to the first or last one."""
+    """Every stride-th row of the polynomial fitted to the window around it, or to the first or last one."""
     count: cython.Py_ssize_t = rows.shape[0]
     window: cython.Py_ssize_t = fit.shape[0]
     half: cython.Py_ssize_t = window // 2

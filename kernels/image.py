@@ -1,9 +1,9 @@
 """Camera image to model tensor in one pass: crop, exact area resize, normalise, HWC uint8 to CHW float32.
 
-An output pixel is the mean of the source area it covers, border pixels weighted by their coverage. With the ratio
-source : output reduced to p : q, every coverage is a whole number of q-ths and they sum to p; so the sums are made
-in integers, exactly, and one multiplication and addition in float32 does both the mean and the normalisation. A
-bilinear resize would alias here, and OpenCV's INTER_AREA rounds to uint8 in between.
+An output pixel is the mean of the source area it covers, border pixels weighted by their coverage. With the
+ratio source : output reduced to p : q, every coverage is a whole number of q-ths and they sum to p; so the
+sums are made in integers, exactly, and one multiplication and addition in float32 does both the mean and the
+normalisation. A bilinear resize would alias here, and OpenCV's INTER_AREA rounds to uint8 in between.
 """
 
 from math import gcd
@@ -18,8 +18,8 @@ MOST = cython.declare(cython.int, 16384)  # pixels a side, so that 255 * p fits 
 def coverage(source: int, output: int) -> tuple:
     """Which source indices each output index covers, and by how much.
 
-    Returns the first index, Shape (output,), and the weights of it and its followers, Shape (output, taps), whole
-    numbers that sum to source / gcd(source, output) in each row. No index leaves the source.
+    Returns the first index, Shape (output,), and the weights of it and its followers, Shape (output, taps),
+    whole numbers that sum to source / gcd(source, output) in each row. No index leaves the source.
     """
     unit = gcd(source, output)
     p, q = source // unit, output // unit
@@ -32,7 +32,7 @@ def coverage(source: int, output: int) -> tuple:
 
 
 def halvings(p: int, q: int) -> int:
-    """log2 of a ratio of columns that is 1, 2, 4 or 8, else -1: such lines are summed by shifting and adding."""
+    """log2 of a ratio of columns of 1, 2, 4 or 8, else -1: such lines are summed by shifting and adding."""
     return {1: 0, 2: 1, 4: 2, 8: 3}.get(p, -1) if q == 1 else -1
 
 
@@ -60,10 +60,10 @@ def frozen(values: np.ndarray, kind: type) -> np.ndarray:
 class ImagePlan:
     """Coverage tables and line buffers for images of one size.
 
-    source_height, source_width: of the camera image. crop: (top, left, height, width) inside it, None for all of it.
-    height, width: of the output, either larger or smaller than the crop. scale, bias: one number or Shape (3,), per
-    output channel: output = scale * mean + bias with the mean in 0..255; 2/255 and -1 give [-1, 1]. order: "RGB"
-    keeps the source's channels, "BGR" reverses them.
+    source_height, source_width: of the camera image. crop: (top, left, height, width) inside it, None for all
+    of it. height, width: of the output, either larger or smaller than the crop. scale, bias: one number or
+    Shape (3,), per output channel: output = scale * mean + bias with the mean in 0..255; 2/255 and -1 give
+    [-1, 1]. order: "RGB" keeps the source's channels, "BGR" reverses them.
 
     One plan serves one thread at a time. Raises ValueError for a size outside its range.
     """
@@ -120,8 +120,8 @@ class ImagePlan:
         self._wide_line = np.zeros(3 * columns, np.uint32)
 
     def run(self, src: np.ndarray, dst: np.ndarray) -> None:
-        """src: Shape (source_height, source_width, 3), uint8; rows may lie apart, pixels and channels may not.
-        dst: Shape (3, height, width), float32, packed, written.
+        """src: Shape (source_height, source_width, 3), uint8; rows may lie apart, pixels and channels may
+        not. dst: Shape (3, height, width), float32, packed, written.
 
         Raises ValueError when a shape, type or layout disagrees.
         """
@@ -129,7 +129,9 @@ class ImagePlan:
         if src.shape != shape or src.dtype != np.uint8:
             raise ValueError(f"src is {src.dtype} {src.shape}, must be uint8 {shape}")
         if src.strides[1:] != (3, 1):
-            raise ValueError(f"src has strides {src.strides}, must be (any, 3, 1): copy it, or crop by the plan")
+            raise ValueError(
+                f"src has strides {src.strides}, must be (any, 3, 1): copy it, or crop by the plan"
+            )
         shape = (3, self.height, self.width)
         if dst.shape != shape or dst.dtype != np.float32 or not dst.flags.c_contiguous:
             layout = "packed" if dst.flags.c_contiguous else "strided"
@@ -154,23 +156,63 @@ class ImagePlan:
                     upper = src[self._top + self._row_index[y, t], self._left :].reshape(-1)
                     lower = src[self._top + self._row_index[y, t + 1], self._left :].reshape(-1)
                 if self._narrow:
-                    _add(upper, lower, self._row_weight[y, t], self._row_weight[y, t + 1], t == 0,
-                         self._narrow_line, self._line)
+                    _add(
+                        upper,
+                        lower,
+                        self._row_weight[y, t],
+                        self._row_weight[y, t + 1],
+                        t == 0,
+                        self._narrow_line,
+                        self._line,
+                    )
                 else:
-                    _add_wide(upper, lower, self._row_weight[y, t], self._row_weight[y, t + 1], t == 0,
-                              self._wide_line, self._line)
+                    _add_wide(
+                        upper,
+                        lower,
+                        self._row_weight[y, t],
+                        self._row_weight[y, t + 1],
+                        t == 0,
+                        self._wide_line,
+                        self._line,
+                    )
             for t in range(self._halvings):
                 _shift_add(self._narrow_line, 3 << t, self._line)
             for c in range(3):
                 if self._halvings >= 0:
-                    _pick(self._narrow_line, 3 << self._halvings, self._channel[c], self._scale[c], self._bias[c],
-                          dst, c, y)
+                    _pick(
+                        self._narrow_line,
+                        3 << self._halvings,
+                        self._channel[c],
+                        self._scale[c],
+                        self._bias[c],
+                        dst,
+                        c,
+                        y,
+                    )
                 elif self._narrow:
-                    _sum(self._narrow_line, self._column_first, self._column_weight, self._channel[c],
-                         self._scale[c], self._bias[c], dst, c, y)
+                    _sum(
+                        self._narrow_line,
+                        self._column_first,
+                        self._column_weight,
+                        self._channel[c],
+                        self._scale[c],
+                        self._bias[c],
+                        dst,
+                        c,
+                        y,
+                    )
                 else:
-                    _sum_wide(self._wide_line, self._column_first, self._column_weight, self._channel[c],
-                              self._scale[c], self._bias[c], dst, c, y)
+                    _sum_wide(
+                        self._wide_line,
+                        self._column_first,
+                        self._column_weight,
+                        self._channel[c],
+                        self._scale[c],
+                        self._bias[c],
+                        dst,
+                        c,
+                        y,
+                    )
 
 
 @cython.cfunc
@@ -221,7 +263,7 @@ def _add_wide(
 @cython.nogil
 @cython.exceptval(check=False)
 def _shift_add(line: cython.ushort[::1], gap: cython.Py_ssize_t, count: cython.Py_ssize_t) -> cython.void:
-    """Add the value `gap` further on: sums of pairs, in place. Half are never used, yet it is the faster way."""
+    """Add the value `gap` further on, in place. Half the sums are never used, yet it is the faster way."""
     j: cython.Py_ssize_t
     for j in range(count - gap):
         line[j] += line[j + gap]

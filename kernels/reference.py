@@ -1,7 +1,7 @@
 """The numeric kernels again, in plain NumPy: written independently and for clarity, to be tested against.
 
-Same names, same arguments, same meaning as in `image`, `chunk`, `limiter` and `gate`; slow, and never used on a
-robot.
+Same names, same arguments, same meaning as in `image`, `chunk`, `limiter` and `gate`; slow, and never used on
+a robot.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 def area_rows(image: Array, output: int) -> Array:
-    """Mean over `output` equal spans of axis 0, by differences of the running integral at fractional places."""
+    """Mean over `output` equal spans of axis 0: differences of the running integral at fractional places."""
     integral = np.concatenate([np.zeros((1, *image.shape[1:])), np.cumsum(image, axis=0)])
     edges = np.arange(output + 1) * (len(image) / output)
     below = np.minimum(edges.astype(int), len(image) - 1)
@@ -96,7 +96,10 @@ def bound(knots: Array, moments: Array, lower: Array, upper: Array) -> int:
     share = np.ones_like(knots)
     for i in range(len(knots) - 1):
         chord = knots[i + 1] - knots[i]
-        for inner, pull in ((knots[i] + chord / 3, (1 / 9, 1 / 18)), (knots[i + 1] - chord / 3, (1 / 18, 1 / 9))):
+        for inner, pull in (
+            (knots[i] + chord / 3, (1 / 9, 1 / 18)),
+            (knots[i + 1] - chord / 3, (1 / 18, 1 / 9)),
+        ):
             down = sum(w * np.maximum(m, 0) for w, m in zip(pull, moments[i : i + 2], strict=True))
             up = sum(w * np.maximum(-m, 0) for w, m in zip(pull, moments[i : i + 2], strict=True))
             for need, room in ((down, inner - lower), (up, upper - inner)):
@@ -150,7 +153,14 @@ def motion(knots: Array, moments: Array, step: float, times: Array) -> Array:
 
 
 def kept(
-    knots: Array, moments: Array, step: float, tau: float, commanded: Array, limits: Array, offset: Array, window: float
+    knots: Array,
+    moments: Array,
+    step: float,
+    tau: float,
+    commanded: Array,
+    limits: Array,
+    offset: Array,
+    window: float,
 ) -> bool:
     """Whether trajectory + offset keep the limits of `seam`, looked at in 400 places."""
     times = np.linspace(0, window, 400)
