@@ -460,6 +460,7 @@ cdef enum:
     B_REQUEST = 2           # what the operator wants of control
     B_STOP = 3              # every loop ends
     B_TASK_NS = 4           # when the task was set
+    B_OVER = 5              # the arm has stopped: the simulator may end too
     B_TEXT = 8              # instruction: length, then 31 words of UTF-8
     B_STAGES = 40
 
@@ -528,6 +529,15 @@ cdef class Board:
     @stopping.setter
     def stopping(self, value):
         dz_store(&self.words[B_STOP], value)
+
+    @property
+    def over(self):
+        """Non-zero once the arm has stopped and its simulator may end."""
+        return dz_load(&self.words[B_OVER])
+
+    @over.setter
+    def over(self, value):
+        dz_store(&self.words[B_OVER], value)
 
     @property
     def task_ns(self):

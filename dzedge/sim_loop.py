@@ -1,0 +1,109 @@
+"""sim: the simulated robot in real time: physics, a camera into a shared ring, a servo bus on a pseudo-terminal.
+
+Runs as `python -I -m dzedge.sim_loop`, started by the supervisor. What it knows of the truth goes to the supervisor's
+verdict alone; policies see frames and servo replies.
+"""
+
+import sys
+
+import numpy as np
+
+from dzedge.clock import NS, MonotonicClock
+from dzedge.config import RobotConfig
+from dzedge.hardware.sim.process import SimulatedRobot
+from dzedge.hardware.sim.pty_server import PtyServer
+from dzedge.hardware.sim.task import HOVER
+from dzedge.mailboxes import STAGES, TEXT_BYTES, Mailboxes
+from dzedge.stage import Stage, main
+
+STAGE = STAGES.index("sim")
+STEP_NS = 4_000_000
+"""How far physics may lag behind the clock."""
+SWITCH_S = 0.0005
+
+
+class Simulation:
+    """The simulated robot between its mailboxes: scenes and tasks in, frames and verdicts out."""
+
+    def __init__(self, config: RobotConfig, mailboxes: Mailboxes, seed: int, now_ns: int) -> None:
+        joints = config.arm.joints
+        self.mailboxes = mailboxes
+        self.robot = SimulatedRobot(
+            seed,
+            [joint.zero for joint in joints],
+            [joint.scale for joint in joints],
+            now_ns=now_ns,
+            ids=[joint.id for joint in joints],
+            cubes=config.sim.cubes,
+            noise=config.sim.camera_noise,
+            baud=config.arm.baud,
+        )
+        self.marks = mailboxes.marks["sim"]
+        self.period_ns = NS // config.cameras[0].fps
+        self.frames = 0
+        self.frame_ns = now_ns
+        self.scene = 0
+        self.epoch = 0
+        self.instruction = ""
+        mailboxes.rendered[0].adopt()
+
+    def step(self, now_ns: int) -> bool:
+        """Physics, scene and task up to `now_ns`; returns whether a frame was published."""
+        self._obey()
+        self.robot.step_to(now_ns)
+        self._judge()
+        if now_ns < self.frame_ns:
+            return False
+        with self.marks.span("render"):
+            rgb, _ = self.robot.render(now_ns)
+        self.mailboxes.rendered[0].put(rgb, self.frames, now_ns, now_ns)
+        self.frames += 1
+        self.frame_ns += ((now_ns - self.frame_ns) // self.period_ns + 1) * self.period_ns
+        return True
+
+    def _obey(self) -> None:
+        """A new scene, a new task."""
+        request = self.mailboxes.scenes.read()
+        if request is not None and request[2][0] != self.scene:
+            self.scene, seed = request[2][0], request[2][1]
+            self.robot.rearrange(seed)
+            self.instruction = self.robot.default_instruction(seed)
+            self.epoch = 0
+        board = self.mailboxes.board
+        if board.epoch != self.epoch and self.scene:
+            self.epoch = board.epoch
+            self.robot.assign(board.instruction)
+
+    def _judge(self) -> None:
+        if not self.scene:
+            return
+        judge = self.robot.judge
+        text = self.instruction.encode()[:TEXT_BYTES]
+        success = int(judge is not None and judge.success)
+        gap = -1
+        if judge is not None:
+            target = self.robot.world.cubes()[judge.task.cube, :3] + (0.0, 0.0, HOVER)
+            gap = int(np.sqrt(((self.robot.world.tip() - target) ** 2).sum()) * 1e6)
+        self.mailboxes.verdicts.write(
+            text.ljust(TEXT_BYTES, b"\0"), (self.scene, len(text), self.epoch, success, gap)
+        )
+
+
+def run(stage: Stage) -> None:
+    """Simulate until the supervisor ends this process: it outlives the others, so that they have an arm to stop."""
+    sys.setswitchinterval(SWITCH_S)
+    clock = MonotonicClock()
+    simulation = Simulation(stage.config, stage.mailboxes, stage.config.sim.seed, clock.now_ns())
+    board = stage.mailboxes.board
+    stage.realtime(priority=0, lock_memory=False)
+    with PtyServer(simulation.robot.bus) as server:
+        stage.mailboxes.port = server.path
+        while not board.over:
+            now_ns = clock.now_ns()
+            simulation.step(now_ns)
+            board.stamp(STAGE, now_ns, simulation.scene)
+            clock.sleep_until_ns(now_ns + STEP_NS)
+
+
+if __name__ == "__main__":
+    main("sim", run)

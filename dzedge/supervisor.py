@@ -1,0 +1,286 @@
+"""supervisor: starts the processes of a robot, watches them, restarts what died, ends them all.
+
+    sim (simulated robots only) ─► capture ─► inference ─► control
+
+Control outlives the others. When it is itself restarted, the request goes to HOLD: a restarted control finds an arm
+that still holds its last goal, holds it too, and never moves by itself.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dzedge import stage
+from dzedge.bundle import Bundle
+from dzedge.clock import NS, MonotonicClock
+from dzedge.config import RobotConfig
+from dzedge.errors import DeviceError, DzedgeError
+from dzedge.history import History, OnStatus, RunResult, Status, stage_timings
+from dzedge.kernels.tick import REQUEST_HOLD, REQUEST_RUN
+from dzedge.mailboxes import STAGES, make_mailboxes
+from dzedge.safety import STATES
+
+POLL_S = 0.05
+SILENT_NS = {"capture": 5 * NS, "inference": 5 * NS, "control": NS, "sim": 5 * NS}
+"""A stage whose heartbeat is older is killed and restarted; starting up does not count."""
+RESTARTS_PER_MINUTE = 5
+"""A stage that dies more often than this ends the run: something is broken that a restart does not mend."""
+STOP_S = 5.0
+"""Time for a controlled stop before a stage is killed."""
+CONTROL = STAGES.index("control")
+
+
+@dataclass
+class Child:
+    """One process of a robot. died_ns: when it was last found dead, for the restart budget."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    started_ns: int
+    died_ns: list[int] = field(default_factory=list)
+
+
+class Supervisor:
+    """The processes of one robot and the memory between them.
+
+    Use as a context manager: leaving it ends every process and closes every file, whatever happened inside.
+    Raises what the stages could not: DeviceError and its kin, with the message of the stage that failed.
+    """
+
+    def __init__(self, config: RobotConfig, bundle: Bundle) -> None:
+        self.config = config
+        self.section = bundle.manifest.dzedge
+        self.clock = MonotonicClock()
+        self.mailboxes = make_mailboxes(config, bundle)
+        self.board = self.mailboxes.board
+        self.children: dict[str, Child] = {}
+        self.restarts = 0
+        self.scene = 0
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self.mailboxes.close()
+
+    # ---------------------------------------------------------------- processes
+
+    def start(self) -> None:
+        """Start every stage; returns at once, they come up side by side."""
+        names = ["capture", "inference", "control"]
+        if self.config.arm.simulated:
+            names.insert(0, "sim")
+        autostart = self.config.robot.autostart == "run"
+        self.board.request = REQUEST_RUN if autostart else REQUEST_HOLD
+        for name in names:
+            self._spawn(name)
+
+    def _spawn(self, name: str) -> None:
+        extra = {
+            "parent": os.getpid(),
+            "starts": self.board.stage(STAGES.index(name))[4],
+            "horizon": self.section.horizon,
+            "dt_ns": self.section.dt_ns,
+        }
+        environment = os.environ | stage.environment(self.config, self.mailboxes, extra)
+        environment["OMP_NUM_THREADS"] = "1"
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", f"dzedge.{name}_loop"],
+            env=environment,
+            pass_fds=self.mailboxes.descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        now_ns = self.clock.now_ns()
+        if name in self.children:
+            self.children[name].process = process
+            self.children[name].started_ns = now_ns
+        else:
+            self.children[name] = Child(name, process, now_ns)
+
+    def watch(self) -> None:
+        """Find stages that died or fell silent, and restart them. Raises when one cannot be kept alive."""
+        now_ns = self.clock.now_ns()
+        for child in self.children.values():
+            beats, beat_ns, *_ = self.board.stage(STAGES.index(child.name))
+            if child.process.poll() is None:
+                alive = beats == 0 or now_ns - beat_ns < SILENT_NS[child.name]
+                if alive or now_ns - child.started_ns < SILENT_NS[child.name]:
+                    continue
+                stage.log("supervisor", "silent", child=child.name)
+                child.process.kill()
+                child.process.wait()
+            if not self.board.stopping:
+                self._restart(child, now_ns)
+
+    def _restart(self, child: Child, now_ns: int) -> None:
+        code = child.process.returncode
+        if code > 0:
+            failures = {error.exit_code: error for error in (DzedgeError, *_subclasses(DzedgeError))}
+            kind = failures.get(code, DzedgeError)
+            raise kind(f"{child.name} ended with exit code {code}; its message stands above")
+        child.died_ns = [t for t in child.died_ns if now_ns - t < 60 * NS] + [now_ns]
+        if len(child.died_ns) > RESTARTS_PER_MINUTE:
+            raise DeviceError(
+                f"{child.name} died {len(child.died_ns)} times in a minute (last by {_signal_name(code)}), "
+                f"allowed {RESTARTS_PER_MINUTE}: look at the log above"
+            )
+        if child.name == "sim":
+            raise DeviceError(f"the simulated robot is gone (by {_signal_name(code)}); start it again")
+        if child.name == "control":
+            self.board.request = REQUEST_HOLD
+        self.restarts += 1
+        stage.log("supervisor", "restart", child=child.name, ended_by=_signal_name(code))
+        self._spawn(child.name)
+
+    def stop(self, category: int = stage.STOP_AND_HOLD) -> None:
+        """Bring the arm to its controlled stop and end every stage; kills what has not ended in time."""
+        self.board.stopping = category
+        deadline = time.monotonic() + STOP_S
+        for child in sorted(self.children.values(), key=lambda child: child.name == "sim"):
+            if child.name == "sim":
+                self.board.over = 1
+            try:
+                child.process.wait(max(0.05, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                stage.log("supervisor", "killed", child=child.name)
+                child.process.kill()
+                child.process.wait()
+        self.children = {}
+
+    # ---------------------------------------------------------------- tasks
+
+    def new_scene(self, seed: int) -> None:
+        """Tell the simulator to lay out the scene of `seed`; the arm stays where it is."""
+        self.scene += 1
+        self.mailboxes.scenes.write(bytes(8), (self.scene, seed))
+
+    def verdict(self) -> tuple[str, bool, float | None] | None:
+        """(the scene's default instruction, success of the running task, distance [m]) of the present scene."""
+        record = self.mailboxes.verdicts.read()
+        if record is None or record[2][0] != self.scene:
+            return None
+        _, text, (_, length, epoch, success, micrometres, _) = record
+        instruction = bytes(text[:length]).decode()
+        current = epoch == self.board.epoch
+        return instruction, bool(success) and current, micrometres * 1e-6 if micrometres >= 0 else None
+
+    def status(self, started_ns: int) -> Status:
+        """The present moment, for a status line."""
+        newest = self.mailboxes.states.newest()
+        state = newest[2] if newest else 0
+        joints = newest[5] if newest else np.zeros(len(self.config.arm.joints))
+        verdict = self.verdict()
+        return Status(
+            task=self.board.instruction,
+            state=STATES[state],
+            cause=self.mailboxes.latest_report().get("cause", ""),
+            elapsed_s=(self.clock.now_ns() - started_ns) / NS,
+            joints=joints,
+            chunks=self.mailboxes.chunks.count,
+            distance=verdict[2] if verdict else None,
+            stages=stage_timings(self.mailboxes),
+        )
+
+
+def run_robot(
+    config: RobotConfig,
+    bundle: Bundle,
+    *,
+    task: str | None,
+    seed: int,
+    duration_s: float | None,
+    on_status: OnStatus,
+) -> RunResult:
+    """Run a robot until its task succeeds or times out; with `duration_s`, tasks in new scenes until then.
+
+    SIGINT and SIGTERM end it early by a controlled stop. Raises DzedgeError.
+    """
+    history = History()
+    with Supervisor(config, bundle) as robot, _signals() as interrupted:
+        robot.start()
+        if config.arm.simulated:
+            robot.new_scene(seed)
+        started_ns = robot.clock.now_ns()
+        episode_ns, successes, episodes, text = 0, 0, 0, task
+        success: bool | None = None
+        while not interrupted:
+            time.sleep(POLL_S)
+            robot.watch()
+            history.collect(robot.mailboxes)
+            on_status(robot.status(started_ns))
+            now_ns = robot.clock.now_ns()
+            if episode_ns == 0:
+                text = task or _default_task(robot, config)
+                if text is not None:
+                    robot.board.set_task(text, now_ns)
+                    episode_ns = now_ns
+                continue
+            verdict = robot.verdict()
+            done = verdict is not None and verdict[1]
+            if duration_s is not None and (now_ns - started_ns) / NS >= duration_s:
+                break
+            if not done and (now_ns - episode_ns) / NS < config.task.timeout_s:
+                continue
+            episodes += 1
+            successes += done
+            if duration_s is None:
+                break
+            robot.new_scene(seed + episodes)
+            episode_ns = 0
+        if config.arm.simulated and episodes:
+            success = successes == episodes if duration_s is None else successes * 2 > episodes
+        robot.stop()
+        history.collect(robot.mailboxes)
+        return RunResult(
+            task=text or "",
+            success=success,
+            seed=seed,
+            duration_s=(robot.clock.now_ns() - started_ns) / NS,
+            chunks=robot.mailboxes.chunks.count,
+            refused=robot.mailboxes.latest_report().get("refused", {}),
+            restarts=robot.restarts,
+            wire_sha256="",
+            stages=stage_timings(robot.mailboxes),
+            history=history,
+        )
+
+
+def _default_task(robot: Supervisor, config: RobotConfig) -> str | None:
+    """What to do when nobody asked: the robot file's instruction, or else what the simulated scene offers."""
+    if config.task.instruction is not None:
+        return config.task.instruction
+    verdict = robot.verdict()
+    return verdict[0] if verdict else None
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are collected in the list instead of raised."""
+    caught: list[int] = []
+
+    def note(signum: int, frame: object) -> None:
+        caught.append(signum)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [found for direct in kind.__subclasses__() for found in (direct, *_subclasses(direct))]
+
+
+def _signal_name(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
