@@ -5,8 +5,8 @@ A shard is an uncompressed `.npz` of E episodes with N steps in all, one step ev
     images    (N, 72, 96, 3) uint8    RGB at time t, exact-area resize of the 160x120 frame (no crop)
     joints    (N, 6) float32          measured joint positions at t [rad], gripper 0..1
     commands  (N, 6) float32          the expert's target for t + 0.1 s, absolute [rad]: the label
-    executed  (N, 6) float32          what the arm was really told for t + 0.1 s (the label plus a disturbance)
-    noised    (N,) bool               executed differs from commands: keep windows off such a step
+    executed  (N, 6) float32          what the arm was told for t + 0.1 s (the label plus a disturbance)
+    noised    (N,) bool               executed differs from commands: keep windows off such steps
     points    (N, 9) float32          tip xyz, wrist xyz, elbow xyz at t [m]
     gripper   (N,) float32            measured gripper at t
     cubes     (N, 6, 4) float32       x, y, z [m], present, in the order of scene.COLOURS (absent: zeros)
@@ -30,6 +30,7 @@ import argparse
 import logging
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,8 @@ def area_weights(source: int, target: int) -> NDArray[np.float32]:
     edges = np.arange(target + 1) * (source / target)
     pixels = np.arange(source)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(overlap, 0.0, None) * (target / source)).astype(np.float32)
+    weights: NDArray[np.float32] = (np.clip(overlap, 0.0, None) * (target / source)).astype(np.float32)
+    return weights
 
 
 _ROWS = area_weights(HEIGHT, IMAGE_HEIGHT)
@@ -95,11 +97,11 @@ class Recorder:
     """Columns of one shard."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, list[NDArray[np.generic]]] = {}
+        self.steps: dict[str, list[Any]] = {}
         self.episodes: dict[str, list[object]] = {}
         self.offsets = [0]
 
-    def add(self, steps: dict[str, list[NDArray[np.generic]]], **episode: object) -> None:
+    def add(self, steps: dict[str, list[Any]], **episode: object) -> None:
         for key, values in steps.items():
             self.steps.setdefault(key, []).append(np.stack(values))
         for key, value in episode.items():
@@ -107,11 +109,11 @@ class Recorder:
         self.offsets.append(self.offsets[-1] + len(steps["joints"]))
 
     def save(self, path: Path) -> None:
-        columns = {key: np.concatenate(values) for key, values in self.steps.items()}
+        columns: dict[str, Any] = {key: np.concatenate(values) for key, values in self.steps.items()}
         columns |= {key: np.array(values) for key, values in self.episodes.items()}
         columns["offsets"] = np.array(self.offsets, dtype=np.int64)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **columns)
+        np.savez(partial, allow_pickle=False, **columns)
         partial.replace(path)
 
 
@@ -123,7 +125,7 @@ class Studio:
         self.camera = Camera(self.world)
         self._number = 0
 
-    def observe(self, steps: dict[str, list[NDArray[np.generic]]]) -> None:
+    def observe(self, steps: dict[str, list[Any]]) -> None:
         world = self.world
         rgb, _ = self.camera.render(self._number)
         self._number += 1
@@ -131,7 +133,7 @@ class Studio:
         steps["images"].append(shrink(rgb))
         steps["joints"].append(joints.astype(np.float32))
         steps["points"].append(world.points().reshape(-1).astype(np.float32))
-        steps["gripper"].append(np.float32(joints[-1]))
+        steps["gripper"].append(joints[-1].astype(np.float32))
         steps["cubes"].append(world.cubes().astype(np.float32))
 
     def execute(self, before: Vector, command: Vector) -> None:
@@ -157,7 +159,7 @@ class Studio:
         disturbance = Disturbance(rng, kind == "labelled" and rng.random() < NOISY_SHARE)
         tail = 12 if rng.random() < 0.25 else 5
         names = ("images", "joints", "commands", "executed", "noised", "points", "gripper", "cubes")
-        steps: dict[str, list[NDArray[np.generic]]] = {name: [] for name in names}
+        steps: dict[str, list[Any]] = {name: [] for name in names}
         for _ in range(LONGEST[kind]):
             self.observe(steps)
             if judge:
@@ -167,7 +169,7 @@ class Studio:
             executed = target + noise
             steps["commands"].append(target.astype(np.float32))
             steps["executed"].append(executed.astype(np.float32))
-            steps["noised"].append(np.bool_(noise.any()))
+            steps["noised"].append(noise.any())
             if expert and kind == "labelled" and expert.idle >= tail:
                 break
             self.execute(command, executed)

@@ -54,5 +54,5 @@ def solve(tip: Vector, roll: float = 0.0, gripper: float = 0.0) -> Vector:
     at_elbow = (UPPER_ARM**2 + FOREARM**2 - distance**2) / (2.0 * UPPER_ARM * FOREARM)
     lift = math.atan2(dr, dz) - math.acos(min(max(at_shoulder, -1.0), 1.0))
     elbow = math.pi / 2 - math.acos(min(max(at_elbow, -1.0), 1.0))
-    joints = np.array([math.atan2(y, x), lift, elbow, pitch - lift - elbow, roll, gripper])
-    return np.clip(joints, LOWER, UPPER)
+    joints: Vector = np.array([math.atan2(y, x), lift, elbow, pitch - lift - elbow, roll, gripper])
+    return np.clip(joints, LOWER, UPPER, out=joints)

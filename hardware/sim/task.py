@@ -106,7 +106,7 @@ def lane_is_free(task: Task, cubes: Vector) -> bool:
     for i, (u, v, _, present) in enumerate(cubes):
         if i != task.cube and present and abs(u - x) < 0.075 and -0.125 < s * (v - y) < 0.165:
             return False
-    return abs(y + 0.09 * s) < 0.22 and abs(y - 0.062 * s) < 0.24
+    return bool(abs(y + 0.09 * s) < 0.22 and abs(y - 0.062 * s) < 0.24)
 
 
 def motion(verb: str, phase: Vector) -> Vector:

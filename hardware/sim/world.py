@@ -150,15 +150,15 @@ class World:
 
     def joints(self) -> Vector:
         """Joint positions. Shape (6,), [rad], gripper 0..1; a copy."""
-        return self.data.qpos[: len(JOINTS)].copy()
+        return np.array(self.data.qpos[: len(JOINTS)])
 
     def velocities(self) -> Vector:
         """Joint velocities. Shape (6,), [rad/s]; a copy."""
-        return self.data.qvel[: len(JOINTS)].copy()
+        return np.array(self.data.qvel[: len(JOINTS)])
 
     def load(self) -> Vector:
         """Share of the stall torque that each servo gives now. Shape (6,), -1..1."""
-        return self.data.actuator_force[: len(JOINTS)] / STALL_TORQUE
+        return np.array(self.data.actuator_force[: len(JOINTS)] / STALL_TORQUE)
 
     def torque(self, joint: int) -> bool:
         """Whether that servo drives its joint."""
@@ -170,7 +170,7 @@ class World:
 
     def tip(self) -> Vector:
         """The gripper's tip. Shape (3,), [m]."""
-        return self.points()[0]
+        return np.array(self.points()[0])
 
     def cubes(self) -> Vector:
         """All colours' cubes: x, y, z [m] and 1, or zeros for a colour that is not in the scene. Shape (6,
@@ -184,4 +184,4 @@ class World:
 
     def fingerprint(self) -> bytes:
         """The whole physical state, for comparing two runs bit by bit."""
-        return self.data.qpos.tobytes() + self.data.qvel.tobytes() + self._reference.tobytes()
+        return b"".join(x.tobytes() for x in (self.data.qpos, self.data.qvel, self._reference))
