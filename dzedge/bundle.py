@@ -318,7 +318,7 @@ def _read_once(folder: int, file: str, name: str, fits: Callable[[int], bool]) -
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise BundleError(f"{name}/{file}: cannot open: {error.strerror}; fetch the bundle again") from error
-    with open(descriptor, "rb", buffering=0) as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise BundleError(f"{name}/{file}: must be a regular file with one link; fetch the bundle again")
@@ -326,13 +326,14 @@ def _read_once(folder: int, file: str, name: str, fits: Callable[[int], bool]) -
             raise BundleError(
                 f"{name}/{file}: {status.st_size} bytes is not its size; fetch the bundle again"
             )
-        data = bytearray(status.st_size + 1)
-        view, filled = memoryview(data), 0
-        while count := stream.readinto(view[filled:]):
+        data, filled = bytearray(status.st_size + 1), 0
+        while count := os.readv(descriptor, [memoryview(data)[filled:]]):
             filled += count
         if filled != status.st_size:
             raise BundleError(f"{name}/{file}: changed while it was read; fetch the bundle again")
-        return bytes(view[:filled])
+        return bytes(memoryview(data)[:filled])
+    finally:
+        os.close(descriptor)
 
 
 def _entry(file: Path, role: Literal["graph"] | None) -> Entry:

@@ -93,7 +93,14 @@ class SecretKey:
         return cls(id=body[:8], seed=body[8:40])
 
     def sign(self, data: bytes, comment: str) -> bytes:
-        """The signature file over `data`; `comment` is signed too (printable ASCII, up to 200 characters)."""
+        """The signature file over `data`; `comment` is signed too.
+
+        Raises BundleError for a comment that is not up to 200 printable ASCII characters.
+        """
+        if not (comment.isascii() and comment.isprintable() and len(comment) <= 200):
+            raise BundleError(
+                f"comment {comment[:40]!r}: must be up to 200 printable ASCII characters; shorten it"
+            )
         private = Ed25519PrivateKey.from_private_bytes(self.seed)
         signature = private.sign(hashlib.blake2b(data).digest())
         return _encode(self.id, signature, comment, private.sign(signature + comment.encode("ascii")))
@@ -146,8 +153,6 @@ def _payload(text: str, source: str, what: str, size: int) -> bytes:
 
 
 def _encode(key_id: bytes, signature: bytes, comment: str, whole: bytes) -> bytes:
-    if not (comment.isascii() and comment.isprintable() and len(comment) <= 200):
-        raise BundleError(f"signed comment {comment[:40]!r}: must be up to 200 printable ASCII characters")
     first = base64.b64encode(PREHASHED + key_id + signature).decode()
     second = base64.b64encode(whole).decode()
     return f"{SIGNATURE_COMMENT}\n{first}\n{TRUSTED_COMMENT}{comment}\n{second}\n".encode("ascii")
@@ -160,9 +165,9 @@ def _decode(raw: bytes, source: str) -> tuple[bytes, bytes, str, bytes]:
         first = base64.b64decode(lines[1], validate=True)
         comment = lines[2][len(TRUSTED_COMMENT) :]
         whole = base64.b64decode(lines[3], validate=True)
-        encoded = _encode(first[2:10], first[10:], comment, whole)
-    except (IndexError, ValueError, BundleError):
-        encoded = b""
-    if encoded != raw or len(first) != 74 or len(whole) != 64:
+        same = _encode(first[2:10], first[10:], comment, whole) == raw
+    except (IndexError, ValueError):
+        same = False
+    if not same or len(first) != 74 or len(whole) != 64:
         raise BundleError(f"{source}: not a signature file of dzedge; fetch the bundle again")
-    return first[2:10], first[10:74], comment, whole
+    return first[2:10], first[10:], comment, whole

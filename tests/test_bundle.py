@@ -1,0 +1,383 @@
+"""The policy bundle: what is signed opens; whatever is changed, added, moved or linked does not."""
+
+import base64
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dzedge import bundle, minisign
+from dzedge.bundle import MANIFEST, SIGNATURE, open_bundle
+from dzedge.errors import BundleError
+from dzedge.export import stub
+from dzedge.minisign import PublicKey, SecretKey
+
+ROOT = Path(__file__).parents[1]
+KEY = SecretKey(id=bytes(range(8)), seed=bytes(range(32)))
+GRAPH = "action_step.fp32.onnx"
+
+
+def small_section() -> bundle.Section:
+    variant = bundle.Variant(file="a.onnx", precision="fp32", ep="any", isa="any")
+    return msgspec.structs.replace(stub.section(), graphs={"a": bundle.Graph(variants=(variant,))})
+
+
+def write_small(folder: Path, secret: SecretKey = KEY) -> Path:
+    """A bundle of two tiny files: what they hold is nobody's business before the signature is checked."""
+    folder.mkdir()
+    (folder / "a.onnx").write_bytes(b"not really a graph")
+    (folder / "notes.md").write_bytes(b"what this is")
+    bundle.pack(folder, small_section(), secret, created="20261122T000000Z", name="small")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_small(tmp_path / "small.dzp")
+
+
+def opened(folder: Path) -> bundle.Bundle:
+    return open_bundle(folder, (KEY.public,))
+
+
+def resign(folder: Path, section: bundle.Section) -> None:
+    """Replace the section of a manifest and sign it well: what a careless owner of the key could do."""
+    manifest = bundle.parse_manifest((folder / MANIFEST).read_bytes(), "test")
+    raw = msgspec.json.encode(msgspec.structs.replace(manifest, dzedge=section))
+    (folder / MANIFEST).write_bytes(raw)
+    (folder / SIGNATURE).write_bytes(KEY.sign(raw, "test"))
+
+
+def refused(folder: Path, words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        opened(folder)
+
+
+class TestOpen:
+    def test_signed_bundle_gives_its_bytes(self, folder: Path) -> None:
+        found = opened(folder)
+        assert found.read("a.onnx") == b"not really a graph"
+        assert found.manifest.dzedge.model_id == "stub"
+        assert found.key == KEY.public
+        assert found.digest == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+        assert [entry.role for entry in found.manifest.dzedge.files] == ["graph", "document"]
+
+    def test_manifest_is_a_policy_package(self, folder: Path) -> None:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
+        assert (manifest["format"], manifest["version"]) == ("policy_package", "1.0")
+        assert manifest["hardware"]["robots"][0]["action"]["order"] == list(stub.JOINTS)
+
+    def test_packing_twice_gives_the_same_bytes(self, tmp_path: Path) -> None:
+        first, second = write_small(tmp_path / "one.dzp"), write_small(tmp_path / "two.dzp")
+        for name in (MANIFEST, SIGNATURE):
+            assert (first / name).read_bytes() == (second / name).read_bytes()
+
+    def test_unknown_file_is_named(self, folder: Path) -> None:
+        with pytest.raises(BundleError, match=r"no file 'b.onnx'.*a.onnx"):
+            opened(folder).read("b.onnx")
+
+    def test_missing_folder(self, tmp_path: Path) -> None:
+        refused(tmp_path / "nothing.dzp", "cannot open the bundle")
+
+    def test_a_file_is_not_a_bundle(self, tmp_path: Path) -> None:
+        (tmp_path / "file.dzp").write_bytes(b"")
+        refused(tmp_path / "file.dzp", "cannot open the bundle")
+
+    def test_later_changes_do_not_reach_an_open_bundle(self, folder: Path) -> None:
+        found = opened(folder)
+        (folder / "a.onnx").write_bytes(b"something else!!!!")
+        assert found.read("a.onnx") == b"not really a graph"
+
+    def test_a_linked_folder_is_a_slot(self, folder: Path) -> None:
+        link = folder.with_name("current.dzp")
+        link.symlink_to(folder)
+        assert opened(link).read("notes.md") == b"what this is"
+
+
+class TestSignature:
+    @pytest.mark.parametrize("name", [SIGNATURE, MANIFEST])
+    def test_every_flipped_byte_is_refused(self, folder: Path, name: str) -> None:
+        good = (folder / name).read_bytes()
+        with (folder / name).open("r+b", buffering=0) as stream:
+            for position, byte in enumerate(good):
+                for mask in (0x01, 0x20, 0x80) if name == SIGNATURE else (1 << position % 8,):
+                    os.pwrite(stream.fileno(), bytes([byte ^ mask]), position)
+                    with pytest.raises(BundleError):
+                        opened(folder)
+                os.pwrite(stream.fileno(), bytes([byte]), position)
+        assert opened(folder)
+
+    def test_every_truncation_of_the_signature_is_refused(self, folder: Path) -> None:
+        for length in range((folder / SIGNATURE).stat().st_size - 1, -1, -1):
+            os.truncate(folder / SIGNATURE, length)
+            refused(folder, "not a signature file")
+
+    def test_truncated_manifest_is_refused(self, folder: Path) -> None:
+        size = (folder / MANIFEST).stat().st_size
+        for length in [*range(size - 1, 0, -97), 0]:
+            os.truncate(folder / MANIFEST, length)
+            refused(folder, "does not match")
+
+    @pytest.mark.parametrize("extra", [b"\n", b" ", b"\0", b"trusted comment: x\n"])
+    def test_appended_bytes_are_refused(self, folder: Path, extra: bytes) -> None:
+        for name in (SIGNATURE, MANIFEST):
+            good = (folder / name).read_bytes()
+            (folder / name).write_bytes(good + extra)
+            with pytest.raises(BundleError):
+                opened(folder)
+            (folder / name).write_bytes(good)
+
+    def test_windows_line_ends_are_refused(self, folder: Path) -> None:
+        path = folder / SIGNATURE
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        refused(folder, "not a signature file")
+
+    def test_foreign_key_is_named(self, tmp_path: Path) -> None:
+        other = SecretKey(id=b"stranger", seed=bytes(32))
+        write_small(tmp_path / "foreign.dzp", other)
+        refused(
+            tmp_path / "foreign.dzp", f"signed by key {other.public.name}, trusted here: {KEY.public.name}"
+        )
+
+    def test_another_key_under_a_trusted_id_is_refused(self, tmp_path: Path) -> None:
+        write_small(tmp_path / "fake.dzp", SecretKey(id=KEY.id, seed=bytes(32)))
+        refused(tmp_path / "fake.dzp", "does not match")
+
+    def test_signature_of_another_bundle_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        (folder / SIGNATURE).write_bytes(KEY.sign(b"something else", "stub version 1"))
+        refused(folder, "does not match")
+
+    def test_a_changed_comment_is_refused(self, folder: Path) -> None:
+        path = folder / SIGNATURE
+        path.write_bytes(path.read_bytes().replace(b"version 1", b"version 2"))
+        refused(folder, "does not match")
+
+    @pytest.mark.parametrize("name", [SIGNATURE, MANIFEST])
+    def test_missing_signature_or_manifest(self, folder: Path, name: str) -> None:
+        (folder / name).unlink()
+        refused(folder, "cannot open")
+
+    def test_oversized_manifest_is_not_read(self, folder: Path) -> None:
+        with (folder / MANIFEST).open("r+b") as stream:
+            stream.truncate(bundle.MANIFEST_BYTES + 1)
+        refused(folder, "is not its size")
+
+
+class TestTestKey:
+    @pytest.fixture
+    def test_signed(self, tmp_path: Path) -> Path:
+        secret = SecretKey.decode(stub.TEST_SECRET.read_text(encoding="ascii"), "test")
+        return write_small(tmp_path / "test.dzp", secret)
+
+    def test_published_key_is_the_built_in_one(self) -> None:
+        text = (ROOT / "bundles" / "test.pub").read_text(encoding="ascii")
+        assert PublicKey.decode(text, "test.pub") == bundle.public_test_key()
+
+    def test_secret_declares_itself_a_test_key(self) -> None:
+        assert "TEST secret key, public on purpose" in stub.TEST_SECRET.read_text(encoding="ascii")
+
+    def test_trusted_only_where_allowed(self, test_signed: Path) -> None:
+        assert open_bundle(test_signed, (), allow_test_key=True).key == bundle.public_test_key()
+        with pytest.raises(BundleError, match="trusted here: none"):
+            open_bundle(test_signed, ())
+
+    def test_listing_it_as_trusted_does_not_help(self, test_signed: Path) -> None:
+        with pytest.raises(BundleError, match="trusted here: none"):
+            open_bundle(test_signed, (bundle.public_test_key(),))
+
+
+class TestFiles:
+    def test_every_flipped_byte_of_a_file_is_refused(self, folder: Path) -> None:
+        path = folder / "a.onnx"
+        good = path.read_bytes()
+        for position in range(len(good)):
+            bad = bytearray(good)
+            bad[position] ^= 1 << position % 8
+            path.write_bytes(bad)
+            refused(folder, "a.onnx: its SHA-256")
+
+    @pytest.mark.parametrize("data", [b"", b"not really", b"not really a graph and more"])
+    def test_another_size_is_refused(self, folder: Path, data: bytes) -> None:
+        (folder / "a.onnx").write_bytes(data)
+        refused(folder, "bytes is not its size")
+
+    def test_missing_file(self, folder: Path) -> None:
+        (folder / "a.onnx").unlink()
+        refused(folder, "a.onnx: cannot open")
+
+    @pytest.mark.parametrize("name", ["extra.onnx", ".hidden", "weights.bin"])
+    def test_extra_file(self, folder: Path, name: str) -> None:
+        (folder / name).write_bytes(b"x")
+        refused(folder, f"{name}' is not in the manifest")
+
+    def test_extra_folder(self, folder: Path) -> None:
+        (folder / "sub").mkdir()
+        refused(folder, "is not in the manifest")
+
+    def test_symlink_to_the_same_bytes(self, folder: Path, tmp_path: Path) -> None:
+        shutil.move(folder / "a.onnx", tmp_path / "outside.onnx")
+        (folder / "a.onnx").symlink_to(tmp_path / "outside.onnx")
+        refused(folder, "a.onnx: cannot open")
+
+    def test_hardlink_to_the_same_bytes(self, folder: Path, tmp_path: Path) -> None:
+        os.link(folder / "a.onnx", tmp_path / "second-name.onnx")
+        refused(folder, "one link")
+
+    @pytest.mark.parametrize("name", [MANIFEST, SIGNATURE])
+    def test_linked_manifest_or_signature(self, folder: Path, tmp_path: Path, name: str) -> None:
+        shutil.move(folder / name, tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+        refused(folder, "cannot open")
+
+    def test_fifo_does_not_hang(self, folder: Path) -> None:
+        (folder / "a.onnx").unlink()
+        os.mkfifo(folder / "a.onnx")
+        refused(folder, "regular file")
+
+    def test_folder_in_place_of_a_file(self, folder: Path) -> None:
+        (folder / "a.onnx").unlink()
+        (folder / "a.onnx").mkdir()
+        refused(folder, "regular file")
+
+
+class TestManifest:
+    """Manifests that are signed well and say something wrong."""
+
+    @pytest.mark.parametrize(
+        "path", ["../a.onnx", "/etc/passwd", "sub/a.onnx", ".hidden", "", "a\0b", MANIFEST]
+    )
+    def test_paths_must_be_plain_names(self, folder: Path, path: str) -> None:
+        section = opened(folder).manifest.dzedge
+        files = (msgspec.structs.replace(section.files[0], path=path), *section.files[1:])
+        resign(folder, msgspec.structs.replace(section, files=files))
+        with pytest.raises(BundleError):
+            opened(folder)
+
+    def test_a_file_listed_twice(self, folder: Path) -> None:
+        section = opened(folder).manifest.dzedge
+        resign(folder, msgspec.structs.replace(section, files=section.files + section.files[:1]))
+        refused(folder, "lists a file twice")
+
+    def test_a_graph_without_its_file(self, folder: Path) -> None:
+        section = opened(folder).manifest.dzedge
+        resign(folder, msgspec.structs.replace(section, files=section.files[1:]))
+        refused(folder, "not in dzedge.files")
+
+    def test_newer_runtime_is_asked_for(self, folder: Path) -> None:
+        section = opened(folder).manifest.dzedge
+        resign(folder, msgspec.structs.replace(section, min_runtime="99.0.0"))
+        refused(folder, "needs dzedge >= 99.0.0")
+
+    def test_downgrade_is_refused(self, folder: Path) -> None:
+        with pytest.raises(BundleError, match="version 1 is older than 2"):
+            open_bundle(folder, (KEY.public,), version_floor=2)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "words"),
+        [
+            (b'"horizon": 8', b'"horizon": 0', r"dzedge.horizon = 0: must be an integer in \[1, 4096\]"),
+            (b'"horizon": 8', b'"horizon": "8"', "dzedge.horizon"),
+            (b'"horizon": 8', b'"horizont": 8', "did you mean `horizon`"),
+            (b'"family": "wam"', b'"family": "vla"', 'must be one of "wam"'),
+            (b'"1.0"', b'"2.0"', 'version = "2.0": must be one of "1.0"'),
+            (b'"policy_package"', b'"zip"', "format"),
+            (b"{", b"[", "not JSON"),
+            (b"0.02", b"1e999", "not JSON|finite"),
+            (b"0.02", b"NaN", "not JSON"),
+        ],
+    )
+    def test_wrong_values_are_named(self, folder: Path, old: bytes, new: bytes, words: str) -> None:
+        raw = (folder / MANIFEST).read_bytes()
+        assert old in raw
+        raw = raw.replace(old, new, 1)
+        (folder / MANIFEST).write_bytes(raw)
+        (folder / SIGNATURE).write_bytes(KEY.sign(raw, "test"))
+        refused(folder, words)
+
+    @given(junk=st.binary(max_size=200))
+    @settings(max_examples=300, deadline=None)
+    def test_junk_is_refused_not_crashed_on(self, junk: bytes) -> None:
+        with pytest.raises(BundleError):
+            bundle.parse_manifest(junk, "junk")
+
+    def test_deep_nesting_is_refused(self) -> None:
+        with pytest.raises(BundleError):
+            bundle.parse_manifest(b"[" * 100_000, "deep")
+
+
+class TestPack:
+    def test_secret_key_must_not_travel(self, folder: Path) -> None:
+        (folder / "key.txt").write_text(KEY.encode())
+        with pytest.raises(BundleError, match="secret key"):
+            bundle.pack(folder, small_section(), KEY, created="x", name="small")
+
+    def test_links_are_not_packed(self, folder: Path) -> None:
+        (folder / "b.onnx").symlink_to(folder / "a.onnx")
+        with pytest.raises(BundleError, match="regular files only"):
+            bundle.pack(folder, small_section(), KEY, created="x", name="small")
+
+    def test_graph_files_must_be_there(self, folder: Path) -> None:
+        (folder / "a.onnx").unlink()
+        with pytest.raises(BundleError, match=r"not in dzedge\.files"):
+            bundle.pack(folder, small_section(), KEY, created="x", name="small")
+
+    def test_signing_again_with_another_key(self, folder: Path) -> None:
+        other = SecretKey(id=b"stranger", seed=bytes(32))
+        bundle.sign(folder, other)
+        assert open_bundle(folder, (other.public,)).key == other.public
+        refused(folder, "signed by key")
+
+
+class TestKeys:
+    def test_round_trip(self) -> None:
+        assert PublicKey.decode(KEY.public.encode(), "x") == KEY.public
+        assert SecretKey.decode(KEY.encode(), "x") == KEY
+
+    def test_generated_keys_differ(self) -> None:
+        assert SecretKey.generate() != SecretKey.generate()
+
+    def test_secret_is_not_printed(self) -> None:
+        assert repr(KEY.seed) not in repr(KEY)
+        assert KEY.seed.hex() not in repr(KEY)
+
+    def test_damaged_secret_key(self) -> None:
+        lines = KEY.encode().splitlines()
+        broken = lines[1][:100] + ("A" if lines[1][100] != "A" else "B") + lines[1][101:]
+        with pytest.raises(BundleError, match="checksum"):
+            SecretKey.decode(f"{lines[0]}\n{broken}\n", "x")
+
+    @pytest.mark.parametrize("text", ["", "untrusted comment: x\n", "a\nb\n", "untrusted comment: x\n!!!!\n"])
+    def test_junk_keys(self, text: str) -> None:
+        with pytest.raises(BundleError, match="not a minisign"):
+            PublicKey.decode(text, "x")
+        with pytest.raises(BundleError, match="not a minisign"):
+            SecretKey.decode(text, "x")
+
+    def test_keys_from_files(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.pub"
+        path.write_text(KEY.public.encode())
+        assert minisign.load_keys((str(path),)) == (KEY.public,)
+        with pytest.raises(BundleError, match="cannot read"):
+            minisign.load_keys((str(tmp_path / "none.pub"),))
+
+    def test_signature_is_minisigns(self) -> None:
+        """The layout of minisign's own files: algorithm, key id, signature; comment, signature over both."""
+        lines = KEY.sign(b"data", "a comment").decode().splitlines()
+        raw, whole = base64.b64decode(lines[1]), base64.b64decode(lines[3])
+        assert lines[0].startswith("untrusted comment: ")
+        assert lines[2] == "trusted comment: a comment"
+        assert (raw[:2], raw[2:10], len(raw), len(whole)) == (b"ED", KEY.id, 74, 64)
+        public = Ed25519PublicKey.from_public_bytes(KEY.public.raw)
+        public.verify(raw[10:], hashlib.blake2b(b"data", digest_size=64).digest())
+        public.verify(whole, raw[10:] + b"a comment")
+
+    @pytest.mark.parametrize("comment", ["two\nlines", "ünsigned", "x" * 201])
+    def test_comment_is_printable_ascii(self, comment: str) -> None:
+        with pytest.raises(BundleError, match="printable"):
+            KEY.sign(b"data", comment)
