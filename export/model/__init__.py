@@ -1,0 +1,1 @@
+"""The small World Action Model: tokenizer, text, trunk."""

@@ -1,0 +1,34 @@
+"""Statistics of a training set: they travel in the checkpoint and in the manifest."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dzedge.export.model.sizes import Sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Statistics of the training set. action_std: Shape (H, J); state_mean, state_std: Shape (J,), [rad];
+    residual_std: Shape (F, K, C), latent units."""
+
+    action_std: NDArray[np.float64]
+    state_mean: NDArray[np.float64]
+    state_std: NDArray[np.float64]
+    residual_std: NDArray[np.float64]
+
+    @classmethod
+    def neutral(cls, sizes: Sizes) -> "Moments":
+        """Statistics of nothing in particular, for untrained bundles."""
+        return cls(
+            np.full((sizes.horizon, sizes.joints), 0.02), np.zeros(sizes.joints), np.ones(sizes.joints),
+            np.full((sizes.frames, sizes.tokens, sizes.channels), 0.1),
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, object]:
+        return {name: getattr(self, name).tolist() for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, data: dict[str, object]) -> "Moments":
+        return cls(**{name: np.asarray(value, dtype=np.float64) for name, value in data.items()})

@@ -1,0 +1,53 @@
+"""Instructions: a closed vocabulary, and an embedding that does not care for word order."""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from dzedge.errors import PolicyError
+from dzedge.export.model.sizes import TOKEN_NAMES
+
+WORDS = (
+    "reach", "press", "push", "circle", "wave", "zigzag", "eight",
+    "left", "right", "over", "the", "cube", *TOKEN_NAMES[1:],
+)  # fmt: skip
+VOCABULARY = {word: index for index, word in enumerate(WORDS, start=1)}
+"""Word -> id; 0 is padding."""
+
+CAPACITY = 32
+"""Rows of the embedding table: room for words of later recipes without a change of shape."""
+
+
+def words_of(instruction: str, length: int) -> list[int]:
+    """Ids of an instruction's words, padded with 0 to `length`. The empty instruction is all zeros.
+
+    Raises PolicyError for a word outside the vocabulary or an instruction with too many words.
+    """
+    words = re.findall(r"[a-z]+", instruction.lower())
+    if len(words) > length:
+        raise PolicyError(f"instruction {instruction!r} has {len(words)} words, allowed 0..{length}: shorten it")
+    unknown = [word for word in words if word not in VOCABULARY]
+    if unknown:
+        raise PolicyError(f"word {unknown[0]!r} of {instruction!r} is unknown; known: {', '.join(WORDS)}")
+    return [VOCABULARY[word] for word in words] + [0] * (length - len(words))
+
+
+def colour_of(instruction: str) -> int:
+    """Index 0..5 of the colour an instruction names, -1 where it names none."""
+    words = re.findall(r"[a-z]+", instruction.lower())
+    named = [index for index, name in enumerate(TOKEN_NAMES[1:]) if name in words]
+    return named[0] if named else -1
+
+
+class TextEncoder(nn.Module):
+    """Sum of word vectors, then two layers. words: Shape (B, W), int64 -> Shape (B, 1, d)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(0.5 * torch.randn(CAPACITY, width))
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, words: Tensor) -> Tensor:
+        known = (words > 0).to(self.table.dtype).unsqueeze(-1)
+        return self.mix((self.table[words] * known).sum(1, keepdim=True))

@@ -1,0 +1,108 @@
+"""A trained (or untrained) model -> a signed bundle `NAME.dzp`."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dzedge import __version__, bundle
+from dzedge.export import onnx, parity
+from dzedge.export.fit_tokenizer import Tokenizer
+from dzedge.export.model.graphs import graphs
+from dzedge.export.model.latent import latent_mean, latent_std
+from dzedge.export.model.moments import Moments
+from dzedge.export.model.sizes import TOKEN_NAMES, Sizes
+from dzedge.export.model.text import VOCABULARY
+from dzedge.export.model.wam import Wam
+from dzedge.hardware.sim.scene import JOINTS
+from dzedge.minisign import SecretKey
+
+DT_NS = 100_000_000
+FRAME_DT_NS = 200_000_000
+HISTORY_NS = (200_000_000, 0)
+EXECUTE = 4
+ROBOT = "so101-sim"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a bundle says about itself. samplers: the default first; max_prefix: committed actions trained for."""
+
+    model_id: str
+    version: int
+    samplers: tuple[str, ...] = ("video_first(1,1)", "video_first(4,4)", "joint(4)", "flash(1)")
+    max_prefix: int = 0
+
+
+def section(
+    sizes: Sizes, moments: Moments, release: Release, variants: dict[str, list[bundle.Variant]]
+) -> bundle.Section:
+    """The manifest's `dzedge` section."""
+    return bundle.Section(
+        family="wam", model_id=release.model_id, version=release.version, min_runtime=__version__, robot=ROBOT,
+        joints=JOINTS, opset={"ai.onnx": onnx.OPSET},
+        image=bundle.Image(height=sizes.image_height, width=sizes.image_width),
+        horizon=sizes.horizon, dt_ns=DT_NS, execute=EXECUTE, max_prefix=release.max_prefix,
+        video=bundle.Video(
+            frames=sizes.frames, frame_dt_ns=FRAME_DT_NS, history_ns=HISTORY_NS, tokens=sizes.tokens,
+            channels=sizes.channels, token_names=TOKEN_NAMES,
+        ),
+        window=bundle.Window(slots=sizes.window, layers=sizes.layers, heads=sizes.heads, head_dim=sizes.head_width),
+        language=bundle.Language(words=sizes.words, vocabulary=dict(VOCABULARY)),
+        statistics=bundle.Statistics(
+            action_std=_matrix(moments.action_std), state_mean=_vector(moments.state_mean),
+            state_std=_vector(moments.state_std), residual_std=tuple(_matrix(m) for m in moments.residual_std),
+            latent_mean=_matrix(latent_mean(sizes.channels)), latent_std=_matrix(latent_std(sizes.channels)),
+        ),
+        samplers=release.samplers,
+        graphs={name: bundle.Graph(variants=tuple(files)) for name, files in variants.items()},
+    )  # fmt: skip
+
+
+def _vector(values: NDArray[np.floating]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.9g}") for value in values)
+
+
+def _matrix(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+    return tuple(_vector(row) for row in values)
+
+
+def package(
+    folder: Path,
+    wam: Wam,
+    tokenizer: Tokenizer,
+    moments: Moments,
+    release: Release,
+    secret: SecretKey,
+    created: str,
+    quantized: dict[str, list[bundle.Variant]] | None = None,
+    files: dict[str, Path] | None = None,
+    card: str = "",
+) -> list[parity.Parity]:
+    """Writes and signs the bundle in `folder`, after parity of every float graph. Returns what parity measured.
+
+    files: float graphs already exported (else exported here); quantized: further variants whose files lie in the
+    folder of `files`; card: a README.md that travels in the bundle.
+    """
+    staging = folder.with_suffix(".staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    cut = graphs(wam, tokenizer.encoder, tokenizer.decoder)
+    exported = files or onnx.export_all(cut, staging)
+    found = parity.check(cut, exported)
+    variants = {}
+    for name, path in exported.items():
+        variants[name] = [bundle.Variant(file=path.name, precision="fp32", ep="any", isa="any")]
+        variants[name] += (quantized or {}).get(name, [])
+        for variant in variants[name]:
+            source = path.with_name(variant.file)
+            if source.parent != staging:
+                shutil.copyfile(source, staging / variant.file)
+    if card:
+        (staging / "README.md").write_text(card)
+    bundle.pack(staging, section(wam.sizes, moments, release, variants), secret, created, folder.stem)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+    return found

@@ -1,0 +1,110 @@
+"""The exported graphs, driven as the runtime drives them: for calibration and for judging quantized files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dzedge.export import parity
+from dzedge.export.model.moments import Moments
+from dzedge.export.model.sizes import Sizes
+from dzedge.export.model.text import words_of
+
+FloatArray = NDArray[np.float32]
+Feed = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One decision. image, image_before: Shape (1, 3, h, w); words: Shape (1, W); joints: Shape (J,), [rad]."""
+
+    image: FloatArray
+    image_before: FloatArray
+    words: NDArray[np.int64]
+    joints: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """latent: Shape (K, C); residuals: Shape (F, K, C); offsets: Shape (H, J), [rad] from the joints."""
+
+    latent: FloatArray
+    residuals: FloatArray
+    offsets: NDArray[np.float64]
+
+
+def nothing(graph: str, feed: Feed) -> None:
+    """Watches no feed."""
+
+
+class Graphs:
+    """Sessions of one set of files. qdq_off: run quantized arithmetic in float, as the boards' int8 rounds."""
+
+    def __init__(self, files: dict[str, Path], sizes: Sizes, moments: Moments, qdq_off: bool = False) -> None:
+        self._sessions = {name: parity.session(path, qdq_off) for name, path in files.items()}
+        self._sizes, self._moments = sizes, moments
+
+    def _run(self, graph: str, feed: Feed, watch: Callable[[str, Feed], None]) -> list[FloatArray]:
+        watch(graph, feed)
+        outputs: list[FloatArray] = self._sessions[graph].run(None, feed)
+        return outputs
+
+    def answer(
+        self,
+        case: Case,
+        seed: int,
+        video_steps: int = 1,
+        latent: FloatArray | None = None,
+        watch: Callable[[str, Feed], None] = nothing,
+    ) -> Answer:
+        """One chunk by video-first sampling. latent: use this one instead of the encoder's; watch: sees every feed."""
+        sizes, moments = self._sizes, self._moments
+        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+        if latent is None:
+            latent = self._run("frame_encoder", {"image": case.image}, watch)[0]
+        (before,) = self._run("frame_encoder", {"image": case.image_before}, watch)
+        (text,) = self._run("text", {"words": case.words}, watch)
+        slots = [self._run("prefill", {"latent": frame}, watch) for frame in (latent, before)]
+        key, value = (np.stack([slot[i] for slot in slots]) for i in (0, 1))
+        video = rng.standard_normal((1, sizes.frames, sizes.tokens, sizes.channels)).astype(np.float32)
+        known = {
+            "latent": latent, "key": key, "value": value, "text": text,
+            "slot_pos": -np.arange(sizes.window, dtype=np.float32)[None],
+            "valid": np.ones((1, sizes.window), np.float32),
+        }  # fmt: skip
+        for step in range(video_steps):
+            at = np.array([step / video_steps], np.float32)
+            velocity = self._run("video_step", {"video": video, "t_video": at, **known}, watch)[0]
+            video = video + velocity / np.float32(video_steps)
+        last = {"video": video, "t_video": np.ones(1, np.float32), **known}
+        _, key_video, value_video = self._run("video_step", last, watch)
+        action = rng.standard_normal((1, sizes.horizon, sizes.joints)).astype(np.float32)
+        feed = {
+            "action": action, "prefix": np.zeros_like(action),
+            "prefix_mask": np.zeros((1, sizes.horizon), np.float32),
+            "state": ((case.joints - moments.state_mean) / moments.state_std).astype(np.float32)[None],
+            "key_video": key_video, "value_video": value_video, "t_action": np.zeros(1, np.float32),
+        }  # fmt: skip
+        (velocity,) = self._run("action_step", feed, watch)
+        return Answer(latent[0], video[0], (action + velocity)[0].astype(np.float64) * moments.action_std)
+
+
+def cases_of(path: Path, count: int, words_length: int, seed: int = 0) -> list[Case]:
+    """Decisions from a shard's labelled episodes, the history frame 0.2 s before."""
+    rng = np.random.default_rng([seed, 3])
+    with np.load(path) as shard:
+        images, joints, offsets = shard["images"], shard["joints"], shard["offsets"]
+        chosen = rng.choice(np.flatnonzero(shard["kind"] == "labelled"), count)
+        instructions = [str(text) for text in shard["instruction"]]
+    cases = []
+    for episode in chosen:
+        step = int(rng.integers(offsets[episode] + 2, offsets[episode + 1]))
+        now, before = (
+            np.ascontiguousarray(images[i].transpose(2, 0, 1)[None], dtype=np.float32) / 127.5 - 1.0
+            for i in (step, step - 2)
+        )
+        words = np.array([words_of(instructions[episode], words_length)], dtype=np.int64)
+        cases.append(Case(now, before, words, joints[step].astype(np.float64)))
+    return cases
