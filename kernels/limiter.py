@@ -43,6 +43,7 @@ LONGEST = cython.declare(cython.double, 60.0)  # [s] of motion that one tick can
 GRAIN = cython.declare(cython.double, 1e-14)  # [rad] positions closer than this are the same, times 1 + |position|
 SLACK = cython.declare(cython.double, 1e-10)  # relative: a state that sits on its limit does not break it
 ROUNDS = cython.declare(cython.int, 60)  # of the search for the switch; 5 to 9 are usual
+NEAR = cython.declare(cython.double, 2.0)  # times the jerk limit: what is so little short is not given up
 HALVINGS = cython.declare(cython.int, 24)  # of the search for how much of a wish keeps the position limits
 
 
@@ -256,34 +257,14 @@ def _holds(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _meet(
-    distance: cython.double, v: cython.double, a: cython.double, goal: cython.double, most: cython.double,
-    jerk: cython.double, tick: cython.double, grain: cython.double,
-) -> tuple[cython.bint, cython.double]:
-    """Whether the velocity `goal` can be met exactly `distance` farther on after one tick, and the acceleration then.
+def _least_jerk(m: cython.double, n: cython.double) -> tuple[cython.double, cython.double]:
+    """The motion of least jerk that meets both velocity and position: j, then -j for the share u of the tick.
 
-    m and n are the constant jerks that would meet the velocity, and the position. They agree on a trajectory of
-    constant jerk. Otherwise the end acceleration is that of the cubic through both ends, reached by three equal
-    ramps 3.5 n - 2.5 m, 6.5 m - 5.5 n, 2 m - n; where these need too much, it is as near to that as the jerk limit
-    allows, starting from the motion of least jerk, which switches once between +j and -j: with u the share of the
-    tick after the switch, j (1 - 2 u^2) = m and j (1 - 2 u^3) = n.
+    m and n are the constant jerks that would meet the velocity, and the position: j (1 - 2 u^2) = m and
+    j (1 - 2 u^3) = n, so 2 m u^3 - 2 n u^2 + n - m = 0, which changes sign exactly once on [0, 1].
     """
-    m: cython.double = 2.0 * (goal - v - a * tick) / (tick * tick)
-    n: cython.double = 6.0 * (distance - tick * (v + 0.5 * a * tick)) / (tick * tick * tick)
-    noise: cython.double = jerk * SLACK + 6.0 * grain / (tick * tick * tick)
-    allowed: cython.double = jerk + noise
-    if not (fabs(m) <= allowed and fabs(n) <= allowed):
-        return False, 0.0
-    j1: cython.double = 3.5 * n - 2.5 * m
-    j3: cython.double = 2.0 * m - n
-    end: cython.double = a + j3 * tick
-    steep: cython.double = max(fabs(j1), fabs(6.5 * m - 5.5 * n), fabs(j3))
-    high: cython.double = max(fabs(a + j1 * tick * (1.0 / 3.0)), fabs(end - j3 * tick * (1.0 / 3.0)), fabs(end))
-    if steep <= jerk and high <= most:
-        return True, end
-    # 2 m u^3 - 2 n u^2 + n - m changes sign exactly once on [0, 1]
     low: cython.double = 0.0
-    top: cython.double = 1.0
+    high: cython.double = 1.0
     u: cython.double = 0.5
     f: cython.double
     slope: cython.double
@@ -293,31 +274,77 @@ def _meet(
         if (f > 0.0) == (n > m):
             low = u
         else:
-            top = u
+            high = u
         slope = u * (6.0 * m * u - 4.0 * n)
         f = u - f / slope if slope != 0.0 else low
-        if not low < f < top:
-            f = 0.5 * (low + top)
+        if not low < f < high:
+            f = 0.5 * (low + high)
         if fabs(f - u) <= 1e-15:
             break
         u = f
-    least: cython.double = 1.0 - 2.0 * u * u
+    f = 1.0 - 2.0 * u * u
     slope = 1.0 - 2.0 * u * u * u
-    least = m / least if fabs(least) > fabs(slope) else n / slope
-    if not fabs(least) <= allowed:
-        return False, 0.0
-    least = min(max(least, -jerk), jerk)
-    gentle: cython.double = a + least * tick * (1.0 - 2.0 * u)
-    calm: cython.double = max(fabs(a + least * tick * (1.0 - u)), fabs(gentle))
-    if calm > most * (1.0 + SLACK):
-        return False, 0.0
-    share: cython.double = 1.0
-    if steep > jerk:
-        share = (jerk - fabs(least)) / (steep - fabs(least))
-    if high > most:
-        share = min(share, (most - calm) / (high - calm) if high > calm else 0.0)
-    share = max(share, 0.0)
-    return True, min(max(gentle + share * (end - gentle), -most), most)
+    return m / f if fabs(f) > fabs(slope) else n / slope, u
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _meet(
+    x: cython.double, v: cython.double, a: cython.double, target: cython.double, speed: cython.double,
+    fastest: cython.double, most: cython.double, jerk: cython.double, lower: cython.double, upper: cython.double,
+    tick: cython.double, grain: cython.double,
+) -> tuple[cython.double, cython.double, cython.double, cython.int]:
+    """Be at `target` with velocity `speed` after this tick: the state then, and 0.
+
+    The end acceleration is that of the cubic through both ends, reached by three equal ramps; where these need too
+    much, it is as near to that as the limits allow, starting from the motion of least jerk. MOVING: missed by the
+    jerk limit, but so little that it is made good in the next ticks. INVALID: not to be met, or only by entering a
+    state from which velocity or position limits would be passed.
+    """
+    m: cython.double = 2.0 * (speed - v - a * tick) / (tick * tick)
+    n: cython.double = 6.0 * (target - x - tick * (v + 0.5 * a * tick)) / (tick * tick * tick)
+    allowed: cython.double = jerk * (1.0 + SLACK) + grain / (tick * tick * tick)
+    limit: cython.double = fastest * (1.0 + SLACK)
+    code: cython.int = 0
+    if not (fabs(m) <= NEAR * allowed and fabs(n) <= NEAR * allowed and fabs(target - x) <= limit * tick + grain):
+        return x, v, a, INVALID
+    j1: cython.double = 3.5 * n - 2.5 * m
+    j3: cython.double = 2.0 * m - n
+    end: cython.double = a + j3 * tick
+    steep: cython.double = max(fabs(j1), fabs(6.5 * m - 5.5 * n), fabs(j3))
+    high: cython.double = max(fabs(a + j1 * tick * (1.0 / 3.0)), fabs(end - j3 * tick * (1.0 / 3.0)), fabs(end))
+    if steep > jerk or high > most:
+        least, u = _least_jerk(m, n)
+        if not fabs(least) <= NEAR * allowed:
+            return x, v, a, INVALID
+        if fabs(least) > allowed:
+            code = MOVING
+        least = min(max(least, -jerk), jerk)
+        middle: tuple[cython.double, cython.double, cython.double] = _along(x, v, a, least, tick * (1.0 - u))
+        gentle: tuple[cython.double, cython.double, cython.double] = _along(
+            middle[0], middle[1], middle[2], -least, tick * u
+        )
+        calm: cython.double = max(fabs(middle[2]), fabs(gentle[2]))
+        if calm > most * (1.0 + SLACK):
+            return x, v, a, INVALID
+        if code == MOVING:
+            target, speed, end = gentle
+        else:
+            share: cython.double = 1.0
+            if steep > jerk:
+                share = (jerk - fabs(least)) / (steep - fabs(least))
+            if high > most:
+                share = min(share, (most - calm) / (high - calm) if high > calm else 0.0)
+            end = gentle[2] + max(share, 0.0) * (end - gentle[2])
+        end = min(max(end, -most), most)
+    if (
+        fabs(speed) <= limit
+        and fabs(speed + 0.5 * end * fabs(end) / jerk) <= limit
+        and _holds(target, speed, end, most, jerk, lower, upper)
+    ):
+        return target, speed, end, code
+    return x, v, a, INVALID
 
 
 @cython.cfunc
@@ -348,32 +375,32 @@ def _joint(
         x, v, a = _halt(x, v, a, most, jerk, tick)
         return x, v, a, code | MOVING
 
-    # A target at rest is approached to stay there, unless v and a are far from stopping without turning around:
-    # then it is a trajectory passing through its turn. (The end of a halt has a^2 = 2 jerk |v|.)
-    if speed != 0.0 or (inside and v * a < 0.0 and a * a > 4.0 * jerk * fabs(v)):
-        met, end = _meet(target - x, v, a, speed, most, jerk, tick, 0.1 * grain)
-        if (
-            met
-            and fabs(target - x) <= limit * tick + grain
-            and fabs(speed + 0.5 * end * fabs(end) / jerk) <= limit
-            and _holds(target, speed, end, most, jerk, lower, upper)
-        ):
-            return target, speed, end, code
-    start: cython.double = x
-    rest: tuple[cython.double, cython.double, cython.double] = (x, v, a)
+    state: tuple[cython.double, cython.double, cython.double] = (x, v, a)
+    met: cython.int = INVALID
+    if speed != 0.0:
+        x, v, a, met = _meet(x, v, a, target, speed, fastest, most, jerk, lower, upper, tick, grain)
+    if met != INVALID:
+        return x, v, a, code | met
     x, v, a = _approach(
         x - target + speed * tick, v - speed, a, -fastest - speed, fastest - speed, most, jerk, tick, grain
     )
-    if x != 0.0 or v != 0.0 or a != 0.0:
-        code = code | MOVING
-    x = target + x
-    v = speed + v
+    if x == 0.0 and v == 0.0 and a == 0.0:
+        return target, speed, 0.0, code
+    x, v = target + x, speed + v
+    if speed == 0.0 and code == 0 and state[1] * state[2] < 0.0 and (
+        state[2] * state[2] > 4.0 * jerk * fabs(state[1])
+    ):
+        # Far from stopping without turning around (the end of a halt has a^2 = 2 jerk |v|): a trajectory in its turn.
+        x2, v2, a2, met = _meet(
+            state[0], state[1], state[2], target, speed, fastest, most, jerk, lower, upper, tick, grain
+        )
+        if met != INVALID:
+            return x2, v2, a2, met
     if speed != 0.0 and not _holds(x, v, a, most, jerk, lower, upper):
-        x, v, a = _nearest(rest, (x, v, a), most, jerk, lower, upper, tick)
-        code = code | MOVING
-    if inside and lower <= start <= upper:
+        x, v, a = _nearest(state, (x, v, a), most, jerk, lower, upper, tick)
+    if inside and lower <= state[0] <= upper:
         x = min(max(x, lower), upper)
-    return x, v, a, code
+    return x, v, a, code | MOVING
 
 
 @cython.cfunc
