@@ -5,7 +5,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,9 +25,7 @@ app = typer.Typer(
 bundles = typer.Typer(help="Policy bundles: who signed them and what is in them.", no_args_is_help=True)
 app.add_typer(bundles, name="bundle")
 
-Robot = Annotated[
-    Path | None, typer.Argument(metavar="[ROBOT.toml]", help="Robot file; none: the simulated robot.")
-]
+Robot = Annotated[Path | None, typer.Argument(metavar="[ROBOT.toml]", help="Robot file; none: the simulated robot.")]
 Task = Annotated[str | None, typer.Option(help="What to do, in words; none: the robot's or scene's own.")]
 Policy = Annotated[Path | None, typer.Option(metavar="BUNDLE", help="Another bundle than the robot file's.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the simulated scene and all noise.")]
@@ -42,21 +40,17 @@ def run(
     duration: Annotated[float | None, typer.Option(min=0.1, help="Repeat tasks for this long [s].")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No live status line.")] = False,
     seed: Seed = None,
-    lockstep: Annotated[
-        bool, typer.Option("--lockstep", help="One process, fake clock, repeatable.")
-    ] = False,
+    lockstep: Annotated[bool, typer.Option("--lockstep", help="One process, fake clock, repeatable.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="For summary; none: runs/<time>.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run a robot until its task succeeds or times out; write a summary and a picture of it."""
+    config, bundle = _open(robot, policy, seed)
     from dzedge import console, report
 
-    config, bundle = _open(robot, policy, seed)
     runner = _runner(config, lockstep)
     with console.live(config.arm.names, not headless) as on_status:
-        result = runner(
-            config, bundle, task=task, seed=config.sim.seed, duration_s=duration, on_status=on_status
-        )
+        result = runner(config, bundle, task=task, seed=config.sim.seed, duration_s=duration, on_status=on_status)
     files = report.write(result, config, bundle, out)
     if as_json:
         console.emit(report.document(result, files))
@@ -101,13 +95,9 @@ def imagine(
     config, bundle = _open(None, policy, seed)
     imaginer = report.imaginer(config, bundle)
     if imaginer is None:
-        raise UsageError(
-            f"{bundle.name}: has no frame_decoder graph, so nothing can be drawn; use another bundle"
-        )
+        raise UsageError(f"{bundle.name}: has no frame_decoder graph, so nothing can be drawn; use another bundle")
     with console.live(config.arm.names, True) as on_status:
-        result = run_lockstep(
-            config, bundle, task=None, seed=config.sim.seed, duration_s=4.0, on_status=on_status
-        )
+        result = run_lockstep(config, bundle, task=None, seed=config.sim.seed, duration_s=4.0, on_status=on_status)
     apart = picture.imagination(result.history, imaginer, result.task, config.sim.seed, out)
     if apart is None:
         raise DzedgeError("the run made no chunk whose imagined frames all came to pass; nothing to draw")
@@ -127,14 +117,12 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Run for some seconds and show how long each stage takes."""
+    config, bundle = _open(robot, policy, seed)
     from dzedge import console, report
 
-    config, bundle = _open(robot, policy, seed)
     runner = _runner(config, lockstep)
     with console.live(config.arm.names, True) as on_status:
-        result = runner(
-            config, bundle, task=None, seed=config.sim.seed, duration_s=seconds, on_status=on_status
-        )
+        result = runner(config, bundle, task=None, seed=config.sim.seed, duration_s=seconds, on_status=on_status)
     if as_json:
         document = report.document(result, [])
         console.emit({key: document[key] for key in ("duration_s", "chunks", "refused", "stages")})
@@ -244,11 +232,9 @@ def _training(command: str, arguments: list[str]) -> None:
     """Hand over to dzedge.export, which alone may load torch."""
     for module in ("torch", "onnx"):
         if importlib.util.find_spec(module) is None:
-            raise UsageError(
-                f"dzedge {command}: {module} is missing; pip install 'dzedge[export]', or use .venv-dev"
-            )
-    entry: Any = importlib.import_module("dzedge.export.main")
-    entry.main([command, *arguments])
+            raise UsageError(f"dzedge {command}: {module} is missing; pip install 'dzedge[export]', or use .venv-dev")
+    entry: Any = importlib.import_module(f"dzedge.export.{command}")
+    entry.main(arguments)
 
 
 def _runner(config: "RobotConfig", lockstep: bool) -> Any:
@@ -277,25 +263,29 @@ def main() -> None:
     try:
         app()
     except DzedgeError as error:
-        _fail(type(error).__name__, str(error), error.exit_code)
+        _fail(error, str(error), error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if os.environ.get("DZEDGE_TRACEBACK") == "1":
             raise
-        words = f"unexpected {type(error).__name__}: {error}; this is a fault of dzedge: run it again with "
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("dzedge.kernels."):
+            _fail(error, f"{error.name} is not built; build the kernels: make install", 1)
         _fail(
-            type(error).__name__, words + "DZEDGE_TRACEBACK=1 and report both with `dzedge doctor --json`", 1
+            error,
+            f"unexpected {type(error).__name__}: {error}; this is a fault of dzedge: run it again with "
+            "DZEDGE_TRACEBACK=1 and report both with `dzedge doctor --json`",
+            1,
         )
 
 
-def _fail(kind: str, message: str, code: int) -> None:
+def _fail(error: Exception, message: str, code: int) -> NoReturn:
     sys.stderr.write(f"dzedge: {message}\n")
     if "--json" in sys.argv:
         import json
 
-        sys.stdout.write(json.dumps({"error": kind, "message": message, "exit_code": code}) + "\n")
+        sys.stdout.write(json.dumps({"error": type(error).__name__, "message": message, "exit_code": code}) + "\n")
     sys.exit(code)
 
 

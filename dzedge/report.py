@@ -14,9 +14,12 @@ from dzedge.clock import wall_stamp
 from dzedge.config import RobotConfig
 from dzedge.engine import Machine, load_graph
 from dzedge.errors import UsageError
-from dzedge.history import RunResult
+from dzedge.history import History, RunResult
 from dzedge.picture import Imaginer
 from dzedge.policies import wam
+
+MOTION = 0.01
+"""Farther than this from the first reading, a joint has moved [rad]: six times an encoder's resolution."""
 
 
 def imaginer(config: RobotConfig, bundle: Bundle) -> Imaginer | None:
@@ -25,9 +28,7 @@ def imaginer(config: RobotConfig, bundle: Bundle) -> Imaginer | None:
     if "frame_decoder" not in section.graphs:
         return None
     video = section.video
-    graph = load_graph(
-        bundle, "frame_decoder", config.policy.precision, Machine.detect(config.policy.threads)
-    )
+    graph = load_graph(bundle, "frame_decoder", config.policy.precision, Machine.detect(config.policy.threads))
 
     def decode(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         return wam.decode(graph, latents.reshape(video.frames, video.tokens, video.channels))
@@ -58,12 +59,19 @@ def write(result: RunResult, config: RobotConfig, bundle: Bundle, folder: Path |
         out.mkdir(parents=True, exist_ok=True)
         files = [str(out / "summary.png"), str(out / "summary.json")]
         picture.summary(result, config, imaginer(config, bundle), Path(files[0]))
-        Path(files[1]).write_text(json.dumps(document(result, files), indent=1) + "\n", encoding="utf-8")
+        told = document(result, files) | {"first_motion_ns": first_motion_ns(result.history)}
+        Path(files[1]).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UsageError(
-            f"{out}: cannot write the summary: {error.strerror}; choose another --out"
-        ) from error
+        raise UsageError(f"{out}: cannot write the summary: {error.strerror}; choose another --out") from error
     return files
+
+
+def first_motion_ns(history: History) -> int | None:
+    """When a measured joint first was `MOTION` away from where it was first read; None: never."""
+    if not history.positions:
+        return None
+    away = np.abs(np.array(history.positions) - history.positions[0]).max(axis=1) > MOTION
+    return history.times_ns[int(np.argmax(away))] if away.any() else None
 
 
 def _timing(row: dict[str, float]) -> dict[str, float]:
