@@ -13,7 +13,7 @@ from dzedge.hardware.control_table import PRESENT, STATE_BYTES, STS3215
 from dzedge.hardware.feetech_bus import encode
 from dzedge.kernels import codec
 
-VARIANTS = 4
+VARIANTS = 8
 """Lengths of the state request, in turn after a lost reply, so that a late one is recognised;
 `kernels.bus`."""
 ALLOWANCE_NS = 3_000_000

@@ -6,9 +6,9 @@ Without a composed goal it only reads, which is how an arm is watched before it 
 
 **A reply is never taken for one of a later cycle.** STS frames carry no sequence number, so: input is drained
 before a request is sent; and after a cycle in which a servo was missing, the next request asks for one byte
-more (a handful of lengths in turn), so that a reply which arrives late has the wrong length. A servo answers
-requests in order: once all have answered a request, nothing older can be on its way, and the plain length is
-used again.
+more (`variants` lengths in turn), so that a reply which arrives late has the wrong length, unless it is late by
+a whole multiple of `variants` cycles. A servo answers requests in order: once all have answered a request,
+nothing older can be on its way, and the plain length is used again.
 
 **A goal is checked in integers after it was encoded**, independently of limiter and gate: the bytes decode to
 the ticks that were meant, these lie in the servo's limits, and they moved by no more than ceil(speed *
