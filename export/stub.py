@@ -45,7 +45,7 @@ GRAPHS = {
         {{ rows = Add(key, value)  inner = Constant<value_ints=[1,2,3,4]>()
            slot = ReduceMean<keepdims=0>(rows, inner)
            one = Constant<value_float=1.0>()  half = Constant<value_float=0.5>()
-           near = Add(one, slot_pos)  weight = Mul(valid, near)  seen = Mul(weight, slot)
+           two = Constant<value_float=2.0>()  near = Add(two, slot_pos)  weight = Mul(valid, near)  seen = Mul(weight, slot)
            sight = ReduceSum<keepdims=0>(seen)  words = ReduceSum<keepdims=0>(text)
            drive = Add(sight, words)
            frame = Constant<value_ints=[1,1,{K},{C}]>()  now = Reshape(latent, frame)  goal = Mul(now, half)
@@ -116,9 +116,7 @@ def section() -> bundle.Section:
         "latent_std": table(K, C, value=0.2),
     }
     graphs = {
-        name: bundle.Graph(
-            variants=(bundle.Variant(file=f"{name}.fp32.onnx", precision="fp32", ep="any", isa="any"),)
-        )
+        name: bundle.Graph(variants=(bundle.Variant(file=f"{name}.fp32.onnx", precision="fp32", ep="any", isa="any"),))
         for name in GRAPHS
     }
     return bundle.Section(
