@@ -30,7 +30,7 @@ def emit(document: Mapping[str, Any]) -> None:
 
 def tell(*renderables: Any) -> None:
     """Tables and sentences on stdout."""
-    console = Console()
+    console = Console(markup=False)
     for renderable in renderables:
         console.print(renderable)
 
@@ -38,7 +38,7 @@ def tell(*renderables: Any) -> None:
 @contextmanager
 def live(names: Sequence[str], wanted: bool) -> Iterator[OnStatus]:
     """A status line on stderr while inside, on a terminal only. names: of the joints."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     if not wanted or not console.is_terminal:
         yield lambda status: None
         return
@@ -81,7 +81,7 @@ def progress(words: str, total: int) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(words, total=total)
         yield lambda: bar.advance(task)

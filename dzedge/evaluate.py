@@ -88,7 +88,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     rate, z2 = successes / n, Z95 * Z95
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the formula gives 0 and 1 but for rounding.
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
 def rates(played: Sequence[Episode], key: Callable[[Episode], str]) -> dict[str, dict[str, Any]]:

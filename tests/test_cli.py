@@ -1,0 +1,244 @@
+"""The command line: one JSON document, exit codes, one clear sentence for what goes wrong."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dzedge import cli, config, console, errors, evaluate, lockstep, report, robot, supervisor
+from dzedge.history import History, Imagination, RunResult, Seen, Status
+from dzedge.picture import Imaginer
+
+
+def make_history(ticks: int = 200) -> History:
+    """Joint 0 moves ever faster; a chunk every 20 ticks, a frame every 6."""
+    history = History()
+    for k in range(ticks):
+        time_ns = 10**9 + k * 10**7
+        pose = np.array([(k / ticks) ** 2, 0, 0, 0, 0, 0])
+        history.times_ns.append(time_ns)
+        history.states.append(4)
+        history.chunk_ids.append(k // 20)
+        history.commands.append(pose)
+        history.positions.append(pose)
+        if k % 6 == 0:
+            history.seen.append(Seen(time_ns, np.full((120, 160, 3), k, np.uint8)))
+        if k % 20 == 0:
+            history.imaginations.append(Imagination(k // 20, time_ns, np.zeros(4, np.float32)))
+    return history
+
+
+def make_result(history: History, success: bool | None = True) -> RunResult:
+    stages = {"inference.policy": {"count": 10, "p50_ms": 4.0, "p99_ms": 9.0}}
+    return RunResult("reach the red cube", success, 3, 2.0, 10, {"stale": 2}, 0, "ab", stages, history)
+
+
+def imaginer() -> Imaginer:
+    return Imaginer(lambda latents: np.zeros((4, 72, 96, 3), np.uint8), 200_000_000, 4)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """`call("run", "--json")` -> (exit code, stdout, stderr), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DZEDGE_TRACEBACK", raising=False)
+
+    def run(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["dzedge", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return ended.value.code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Runs end at once with what `played.result` says; `played.calls` holds what was asked."""
+    seen = SimpleNamespace(result=make_result(make_history()), calls=[])
+    section = SimpleNamespace(model_id="fake")
+    bundle = SimpleNamespace(name="fake", manifest=SimpleNamespace(dzedge=section))
+
+    def runner(config, bundle, **asked):
+        seen.calls.append(asked | {"config": config})
+        return seen.result
+
+    monkeypatch.setattr(supervisor, "run_robot", runner)
+    monkeypatch.setattr(lockstep, "run_lockstep", runner)
+    monkeypatch.setattr(robot, "verified_bundle", lambda config: bundle)
+    monkeypatch.setattr(evaluate, "verified_bundle", lambda config: bundle)
+    monkeypatch.setattr(report, "imaginer", lambda config, bundle: imaginer())
+    return seen
+
+
+def one_document(text: str) -> dict:
+    (line,) = text.splitlines()
+    return json.loads(line)
+
+
+class TestRun:
+    def test_json_is_one_document(self, call, played, tmp_path):
+        code, out, _ = call("run", "--json", "--seed", "5", "--task", "reach the red cube", "--out", "here")
+        document = one_document(out)
+        assert code == 0
+        assert set(document) == {
+            "task", "success", "seed", "duration_s", "chunks", "refused", "restarts", "wire_sha256", "stages", "files",
+        }  # fmt: skip
+        assert document["success"] is True
+        assert document["files"] == ["here/summary.png", "here/summary.json"]
+        assert json.loads((tmp_path / "here/summary.json").read_text())["task"] == "reach the red cube"
+        asked = played.calls[0]
+        assert asked["seed"] == 5 and asked["config"].sim.seed == 5
+        assert asked["task"] == "reach the red cube" and asked["duration_s"] is None
+
+    @pytest.mark.parametrize(("success", "wanted"), [(True, 0), (None, 0), (False, 1)])
+    def test_exit_code_follows_success(self, call, played, success, wanted):
+        played.result = make_result(make_history(), success)
+        code, out, _ = call("run", "--headless")
+        assert code == wanted
+        assert "inference.policy" in out and "wrote runs" in out
+
+    def test_folder_that_cannot_be_made(self, call, played, tmp_path):
+        (tmp_path / "file").touch()
+        code, _, err = call("run", "--out", "file/inside")
+        assert code == 2 and "--out" in err
+
+    def test_lockstep_refuses_a_real_arm(self, call, played, tmp_path):
+        real = config.default_path().with_name("so101.toml")
+        code, _, err = call("run", str(real), "--lockstep")
+        assert code == 2 and "needs a simulated robot" in err
+
+    def test_first_motion(self):
+        history = make_history()
+        moved_ns = report.first_motion_ns(history)
+        index = history.times_ns.index(moved_ns)
+        assert abs(history.positions[index][0] - history.positions[0][0]) > report.MOTION
+        assert abs(history.positions[index - 1][0] - history.positions[0][0]) <= report.MOTION
+        del history.positions[index:]
+        assert report.first_motion_ns(history) is None
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "wanted", "words"),
+        [
+            (("run", "absent.toml"), 2, "absent.toml"),
+            (("run", "--policy", "absent.dzp"), 5, "absent.dzp"),
+            (("run", "--seed", "-1"), 2, "--seed"),
+            (("run", "--no-such-option"), 2, "no-such-option"),
+            (("evaluate", "--suite", "chess"), 2, "must be reach"),
+            (("bundle", "verify", "absent.dzp"), 5, "absent.dzp"),
+        ],
+    )
+    def test_exit_code_and_sentence(self, call, arguments, wanted, words):
+        code, out, err = call(*arguments)
+        assert code == wanted and words in err and out == ""
+        assert "Traceback" not in err
+
+    def test_unknown_key_is_named(self, call, tmp_path):
+        text = config.default_path().read_text().replace("rate_hz = 100", "rate_hz = 100\nspeed = 3", 1)
+        (tmp_path / "robot.toml").write_text(text)
+        code, _, err = call("run", "robot.toml")
+        assert code == 2 and "speed" in err and "robot.toml" in err
+
+    def test_json_has_the_error(self, call):
+        code, out, _ = call("run", "absent.toml", "--json")
+        document = one_document(out)
+        assert document["exit_code"] == code == 2 and document["error"] == "ConfigError"
+
+    def test_every_branch_has_its_code(self, call, played, monkeypatch):
+        kinds = [errors.UsageError, errors.PortError, errors.SafetyError, errors.BundleError, errors.PolicyError]
+        for kind in kinds:
+
+            def fail(*args, kind=kind, **asked):
+                raise kind("it is so")
+
+            monkeypatch.setattr(supervisor, "run_robot", fail)
+            code, _, err = call("run")
+            assert code == kind.exit_code and err == "dzedge: it is so\n"
+
+    def test_faults_of_ours_say_how_to_report(self, call, played, monkeypatch):
+        def fail(*args, **asked):
+            raise ZeroDivisionError("division by zero")
+
+        monkeypatch.setattr(supervisor, "run_robot", fail)
+        code, _, err = call("run")
+        assert code == 1 and "DZEDGE_TRACEBACK=1" in err and "Traceback" not in err
+        monkeypatch.setenv("DZEDGE_TRACEBACK", "1")
+        monkeypatch.setattr(sys, "argv", ["dzedge", "run"])
+        with pytest.raises(ZeroDivisionError):
+            cli.main()
+
+    @pytest.mark.parametrize("command", ["export", "train"])
+    def test_training_without_torch(self, call, monkeypatch, command):
+        monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+        code, _, err = call(command, "--anything")
+        assert code == 2 and "torch" in err and "dzedge[export]" in err
+
+
+class TestOtherCommands:
+    def test_profile(self, call, played):
+        code, out, _ = call("profile", "--json", "--seconds", "3")
+        assert code == 0 and "inference.policy" in one_document(out)["stages"]
+        assert played.calls[0]["duration_s"] == 3.0
+        assert "p50 [ms]" in call("profile", "--lockstep")[1]
+
+    def test_imagine(self, call, played, tmp_path):
+        code, out, _ = call("imagine", "--json", "--out", "chunk.png", "--seed", "4")
+        assert code == 0 and 0 < one_document(out)["difference"] < 1
+        assert (tmp_path / "chunk.png").exists()
+
+    def test_evaluate(self, call, played):
+        code, out, _ = call("evaluate", "--episodes", "10", "--workers", "1", "--seeds", "2", "--json")
+        (entry,) = one_document(out)["results"]
+        assert code == 0 and entry["policy"] == "fake"
+        seen = entry["seen"]
+        assert seen["success"] == 1.0 and seen["n"] == 10 and seen["high"] == 1.0
+        assert seen["verbs"]["reach"]["n"] == 10
+        assert [asked["seed"] for asked in played.calls] == list(range(2000, 2010))
+        assert "10 of 10" in call("evaluate", "--episodes", "10", "--workers", "1")[1]
+
+    def test_doctor(self, call, tmp_path):
+        code, out, _ = call("doctor", "--json")
+        document = one_document(out)
+        assert document["ok"] is (code == 0)
+        assert {"python", "kernels", "onnxruntime", "bundle", "real time"} <= {c["name"] for c in document["checks"]}
+        (tmp_path / "bad.toml").write_text("[robot]\n")
+        code, out, _ = call("doctor", "bad.toml")
+        assert code == 1 and "fail" in out and "robot file" in out
+
+
+class TestWilson:
+    @pytest.mark.parametrize(
+        ("successes", "n", "low", "high"),
+        [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (45, 50, 0.7864, 0.9565), (0, 0, 0.0, 1.0)],
+    )
+    def test_interval(self, successes, n, low, high):
+        assert evaluate.wilson(successes, n) == pytest.approx((low, high), abs=5e-4)
+
+    def test_scenes_of_seeds_never_meet_training(self):
+        scenes = evaluate.scenes(1000, range(1000))
+        assert len(set(scenes)) == len(scenes) and max(scenes) < 1_000_000
+
+
+class TestStatusLine:
+    def test_says_what_happens(self):
+        status = Status(
+            "reach the red cube", "HOLD", "no new chunk in time", 3.2, np.array([0.5, -0.25]), 7, 0.031,
+            {"control.bus": {"p50_ms": 1.25, "p99_ms": 2.0}},
+        )  # fmt: skip
+        recorder = console.Console(record=True, width=140, file=io.StringIO())
+        recorder.print(console.status_lines(status, ["pan", "lift"]))
+        text = recorder.export_text()
+        for words in ("HOLD", "reach the red cube", "3.2 s", "7 chunks", "3.1 cm", "no new chunk", "+0.50", "-0.25"):
+            assert words in text
+        assert "control.bus 1.25 ms" in text
+
+    def test_stays_silent_without_a_terminal(self, capsys):
+        with console.live(["pan"], wanted=True) as on_status:
+            on_status(None)
+        assert capsys.readouterr().err == ""
