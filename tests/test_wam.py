@@ -37,7 +37,8 @@ def policy(opened: Bundle, sampler: str = "auto", seed: int = 5) -> WorldActionM
 
 
 def frame(number: int) -> Frame:
-    image = np.random.default_rng(number).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 128, (120, 160, 3), dtype=np.uint8) + rng.integers(0, 128, 3, dtype=np.uint8)
     return Frame(image, number, 1_000_000_000 + number * 66_666_667, 0)
 
 
