@@ -12,7 +12,7 @@ from dzedge.errors import DeviceError
 from dzedge.hardware import open_arm
 from dzedge.hardware.arm import Arm, StopCategory
 from dzedge.kernels.bus import BusCycle
-from dzedge.kernels.tick import FAULT, STOPPING, Tick
+from dzedge.kernels.tick import State, Tick
 from dzedge.mailboxes import Mailboxes
 from dzedge.safety import CAUSES, STATES, gate_tables, refusals
 from dzedge.stage import STOP_AND_HOLD, Stage, log, main
@@ -96,7 +96,7 @@ def _play(stage: Stage, tick: Tick, fd: int) -> None:
     log("control", "start", state=STATES[tick.state], realtime=stage.granted and stage.granted.as_dict())
     seen = (tick.state, tick.cause, tick.code)
     board = stage.mailboxes.board
-    while not (board.stopping and (tick.state == FAULT or (tick.state == STOPPING and tick.resting))):
+    while not (board.stopping and (tick.state == State.FAULT or (tick.state == State.STOPPING and tick.resting))):
         tick.run(fd, SLICE)
         now = (tick.state, tick.cause, tick.code)
         stage.mailboxes.report(report(tick))

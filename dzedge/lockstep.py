@@ -21,7 +21,7 @@ from dzedge.hardware.sim.memory_port import MemoryPort
 from dzedge.history import History, OnStatus, RunResult, Status, stage_timings
 from dzedge.inference_loop import Inference
 from dzedge.kernels.mailbox import FrameRing
-from dzedge.kernels.tick import REQUEST_RUN
+from dzedge.kernels.tick import Request
 from dzedge.mailboxes import FRAME_SLOTS, make_mailboxes
 from dzedge.policies import load_policy
 from dzedge.safety import CAUSES, STATES, refusals
@@ -55,7 +55,7 @@ class Lockstep:
         arm = open_arm(config, port, self.clock)
         now_ns = self.clock.now_ns
         self.tick = activate(arm, config, policy.horizon, policy.dt_ns, self.mailboxes, now_ns, hold=False)
-        self.board.request = REQUEST_RUN
+        self.board.request = Request.REQUEST_RUN
         self.period_ns = NS // config.arm.rate_hz
         self.wire = hashlib.sha256()
         self.random = np.random.Generator(np.random.Philox(key=[seed, 0x1A7E]))

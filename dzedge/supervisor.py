@@ -23,7 +23,7 @@ from dzedge.clock import NS, MonotonicClock
 from dzedge.config import RobotConfig
 from dzedge.errors import DeviceError, DzedgeError
 from dzedge.history import History, OnStatus, RunResult, Status, stage_timings
-from dzedge.kernels.tick import REQUEST_HOLD, REQUEST_RUN
+from dzedge.kernels.tick import Request
 from dzedge.mailboxes import STAGES, make_mailboxes
 from dzedge.safety import STATES
 
@@ -79,7 +79,7 @@ class Supervisor:
         if self.config.arm.simulated:
             names.insert(0, "sim")
         autostart = self.config.robot.autostart == "run"
-        self.board.request = REQUEST_RUN if autostart else REQUEST_HOLD
+        self.board.request = Request.REQUEST_RUN if autostart else Request.REQUEST_HOLD
         for name in names:
             self._spawn(name)
 
@@ -136,7 +136,7 @@ class Supervisor:
         if child.name == "sim":
             raise DeviceError(f"the simulated robot is gone (by {_signal_name(code)}); start it again")
         if child.name == "control":
-            self.board.request = REQUEST_HOLD
+            self.board.request = Request.REQUEST_HOLD
         self.restarts += 1
         stage.log("supervisor", "restart", child=child.name, ended_by=_signal_name(code))
         self._spawn(child.name)

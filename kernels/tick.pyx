@@ -87,7 +87,7 @@ cdef class Tick:
 
     cdef readonly int state, cause, code
     cdef int64 epoch
-    cdef int64[::1] refused
+    cdef int64[::1] refused, refused_by_gate
     cdef readonly int64 ticks, missed, chunks_taken, limited, stops
     cdef int64 next_ns
 
@@ -116,6 +116,7 @@ cdef class Tick:
         self.payload = np.zeros(chunks.payload_bytes, np.uint8)
         self.measured, self.measured_velocity = np.zeros(self.joints), np.zeros(self.joints)
         self.refused = np.zeros(REFUSALS, np.int64)
+        self.refused_by_gate = np.zeros(self.verdicts.shape[0], np.int64)
         self.state = READY
         self.chunk_id = -1
         self.chunk_seen = chunks.published()
@@ -190,13 +191,14 @@ cdef class Tick:
     cdef bint _send(self, int64 now_ns, double elapsed) noexcept nogil:
         """Gate and encode the candidate; it is the command from then on. 0 when refused."""
         cdef int code
-        # a stop is never too old: only what plays a chunk has an observation that ages
+        # a stop is never too old: only what plays a chunk needs a fresh observation and a fresh measurement
         self.ages[0] = (now_ns - self.start_ns) * SECONDS if self.state == RUN else 0.0
         self.ages[1] = 0.0
-        self.ages[2] = (now_ns - self.measured_ns) * SECONDS
+        self.ages[2] = (now_ns - self.measured_ns) * SECONDS if self.state == RUN else 0.0
         code = gate.check(self.candidate[0], self.measured, self.ages, elapsed, self.gate_bounds, self.gate_rules,
                           self.gate_memory)
         if code != 0:
+            self.refused_by_gate[code] += 1
             self.cause, self.code = CAUSE_GATE, code
             return False
         code = self.bus.compose(self.candidate[0], now_ns)
@@ -395,6 +397,16 @@ cdef class Tick:
         return np.array(self.commanded)
 
     @property
-    def refusals(self):
+    def refused_chunks(self):
         """Chunks refused at the mailbox, by Refusal, Shape (REFUSALS,)."""
         return np.array(self.refused)
+
+    @property
+    def refused_commands(self):
+        """Commands refused by the gate, by its code, Shape (codes,)."""
+        return np.array(self.refused_by_gate)
+
+    @property
+    def offence(self):
+        """(joint, value, bound) of the gate's last refusal; joint -1: no single one."""
+        return gate.offender(self.gate_memory), self.gate_memory[2], self.gate_memory[3]
