@@ -412,10 +412,10 @@ def _start(
 @cython.exceptval(check=False)
 def _idle(offset: cython.double[:, ::1]) -> cython.bint:
     j: cython.Py_ssize_t
+    size: cython.double = 0.0
     for j in range(offset.shape[0]):
-        if offset[j, 0] != 0.0 or offset[j, 1] != 0.0 or offset[j, 2] != 0.0:
-            return False
-    return True
+        size += fabs(offset[j, 0]) + fabs(offset[j, 1]) + fabs(offset[j, 2])
+    return size == 0.0
 
 
 @cython.cfunc
@@ -483,7 +483,7 @@ def _kept(
         end = window if row >= last else (row + 1) * step - tau
         if end > window:
             end = window
-        if end > begin:
+        if end - begin > ROUNDING * step:  # a knot met to the last bit is no piece
             _motion(knots, moments, step, tau + begin, row, j, motion)
             _peaks(motion, offset, j, False, begin, end, own)
             _peaks(motion, offset, j, True, begin, end, both)
@@ -512,7 +512,7 @@ def _peaks(
     end: cython.double,
     peaks: cython.p_double,
 ) -> cython.void:
-    """Raise `peaks` to the largest |velocity|, |acceleration|, |jerk| of one piece that begins with `motion`."""
+    """Raise `peaks` to the largest |velocity|, |acceleration|, |jerk| of a piece that begins with `motion`."""
     k: cython.int
     v = cython.declare(cython.double[5])  # of the velocity, in powers of the time since the arrival
     cut = cython.declare(cython.double[4])

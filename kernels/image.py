@@ -306,10 +306,12 @@ def _sum(
     x: cython.Py_ssize_t
     t: cython.Py_ssize_t
     total: cython.longlong
+    value: cython.longlong
     for x in range(dst.shape[2]):
         total = 0
         for t in range(weights.shape[1]):
-            total += cython.cast(cython.longlong, weights[x, t]) * line[first[x] + 3 * t + channel]
+            value = cython.cast(cython.longlong, line[first[x] + 3 * t + channel])
+            total += value * cython.cast(cython.longlong, weights[x, t])
         dst[c, y, x] = scale * cython.cast(cython.float, total) + bias
 
 
@@ -331,8 +333,10 @@ def _sum_wide(
     x: cython.Py_ssize_t
     t: cython.Py_ssize_t
     total: cython.longlong
+    value: cython.longlong
     for x in range(dst.shape[2]):
         total = 0
         for t in range(weights.shape[1]):
-            total += cython.cast(cython.longlong, weights[x, t]) * line[first[x] + 3 * t + channel]
+            value = cython.cast(cython.longlong, line[first[x] + 3 * t + channel])
+            total += value * cython.cast(cython.longlong, weights[x, t])
         dst[c, y, x] = scale * cython.cast(cython.float, total) + bias

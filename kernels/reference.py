@@ -68,24 +68,13 @@ def spline(knots: Array, moments: Array) -> int:
 
 
 def sample(knots: Array, moments: Array, step: float, tau: float, out: Array) -> int:
-    """Each segment as a cubic in powers of the time since its first knot."""
+    """The first three rows of `motion` at one time."""
     if moments.shape != knots.shape or out.shape != (3, knots.shape[1]):
         return -1
-    n = len(knots)
     if not step > 0 or np.isnan(tau):
         out[:] = np.nan
-        return 0
-    if n == 1 or tau < 0 or tau > (n - 1) * step:
-        out[:] = 0
-        out[0] = knots[0 if tau < 0 else -1]
-        return 0
-    i = min(int(tau / step), n - 2)
-    t = tau - i * step
-    c2, c3 = moments[i] / step**2 / 2, (moments[i + 1] - moments[i]) / step**3 / 6
-    c1 = (knots[i + 1] - knots[i]) / step - (2 * moments[i] + moments[i + 1]) / step / 6
-    out[0] = knots[i] + c1 * t + c2 * t**2 + c3 * t**3
-    out[1] = c1 + 2 * c2 * t + 3 * c3 * t**2
-    out[2] = 2 * c2 + 6 * c3 * t
+    else:
+        out[:] = motion(knots, moments, step, np.array([tau]))[:3, 0]
     return 0
 
 
@@ -143,12 +132,15 @@ def sample_offset(offset: Array, window: float, t: float, out: Array) -> int:
 
 def motion(knots: Array, moments: Array, step: float, times: Array) -> Array:
     """Position, velocity, acceleration and jerk of the trajectory. Shape (4, len(times), J)."""
+    n = len(knots)
     out = np.zeros((4, len(times), knots.shape[1]))
-    for k, tau in enumerate(times):
-        sample(knots, moments, step, tau, out[:3, k])
-        if 0 <= tau <= (len(knots) - 1) * step and len(knots) > 1:
-            i = min(int(tau / step), len(knots) - 2)
-            out[3, k] = (moments[i + 1] - moments[i]) / step**3
+    out[0] = np.where(times[:, None] < 0, knots[0], knots[-1])
+    on = (times >= 0) & (times <= (n - 1) * step) & (n > 1)
+    i = np.minimum(np.floor(times[on] / step + 1e-9), n - 2).astype(int)  # on a knot: what follows it
+    t = (times[on] - i * step)[:, None]
+    c2, c3 = moments[i] / step**2 / 2, (moments[i + 1] - moments[i]) / step**3 / 6
+    c1 = (knots[i + 1] - knots[i]) / step - (2 * moments[i] + moments[i + 1]) / step / 6
+    out[:, on] = knots[i] + t * (c1 + t * (c2 + t * c3)), c1 + t * (2 * c2 + t * 3 * c3), 2 * c2 + t * 6 * c3, 6 * c3
     return out
 
 
