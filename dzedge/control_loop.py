@@ -111,7 +111,9 @@ def _port(stage: Stage, clock: MonotonicClock) -> str:
         return stage.config.arm.port
     deadline_ns = clock.now_ns() + int(PORT_S * NS)
     while not stage.mailboxes.port:
-        if clock.now_ns() > deadline_ns or stage.mailboxes.board.stopping:
+        if stage.mailboxes.board.stopping:
+            raise SystemExit(0)
+        if clock.now_ns() > deadline_ns:
             raise DeviceError(f"the simulated arm has no port after {PORT_S} s: see the sim process's messages above")
         clock.sleep_until_ns(clock.now_ns() + 5_000_000)
     return stage.mailboxes.port

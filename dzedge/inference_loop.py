@@ -13,7 +13,9 @@ from dzedge.config import RobotConfig
 from dzedge.errors import DzedgeError
 from dzedge.mailboxes import STAGES, Mailboxes
 from dzedge.observation import ObservationBuilder
+from dzedge.policies import load_policy
 from dzedge.policies.base import Policy
+from dzedge.robot import verified_bundle
 from dzedge.stage import Stage, main
 from dzedge.types import ActionChunk, ActionPrefix, Frame
 
@@ -125,10 +127,8 @@ class Inference:
 
 def run(stage: Stage) -> None:
     """Make chunks until the robot stops."""
-    from dzedge.policies import load_policy
-
     clock = MonotonicClock()
-    policy = load_policy(stage.config, stage.bundle())
+    policy = load_policy(stage.config, verified_bundle(stage.config))
     inference = Inference(stage.config, policy, stage.mailboxes)
     board = stage.mailboxes.board
     stage.realtime(priority=0, lock_memory=False)
