@@ -43,7 +43,6 @@ LONGEST = cython.declare(cython.double, 60.0)  # [s] of motion that one tick can
 GRAIN = cython.declare(cython.double, 1e-14)  # [rad] positions closer than this are the same, times 1 + |position|
 SLACK = cython.declare(cython.double, 1e-10)  # relative: a state that sits on its limit does not break it
 ROUNDS = cython.declare(cython.int, 60)  # of the search for the switch; 5 to 9 are usual
-NEAR = cython.declare(cython.double, 2.0)  # times the jerk limit: what is so little short is not given up
 HALVINGS = cython.declare(cython.int, 24)  # of the search for how much of a wish keeps the position limits
 
 
@@ -156,8 +155,7 @@ def _switch(
     goal: cython.double = length
     middle: cython.double
     found: cython.double
-    rounds: cython.int
-    for rounds in range(ROUNDS):
+    for _ in range(ROUNDS):
         if before >= -grain:
             break
         middle = low + (high - low) * (weight_low / (weight_low - weight_high))
@@ -268,8 +266,7 @@ def _least_jerk(m: cython.double, n: cython.double) -> tuple[cython.double, cyth
     u: cython.double = 0.5
     f: cython.double
     slope: cython.double
-    rounds: cython.int
-    for rounds in range(ROUNDS):
+    for _ in range(ROUNDS):
         f = 2.0 * u * u * (m * u - n) + (n - m)
         if (f > 0.0) == (n > m):
             low = u
@@ -290,61 +287,76 @@ def _least_jerk(m: cython.double, n: cython.double) -> tuple[cython.double, cyth
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _end(
+    a: cython.double, m: cython.double, n: cython.double, bend: cython.double, most: cython.double,
+    jerk: cython.double, tick: cython.double, allowed: cython.double,
+) -> tuple[cython.double, cython.bint]:
+    """The acceleration after a tick that meets velocity and position, as near to `bend` as the limits allow.
+
+    m and n as in `_least_jerk`. Tried in turn: three equal ramps; two ramps with the switch where a trajectory of
+    piecewise constant jerk has it; the motion of least jerk, mixed with the first as far as the limits allow.
+    False when even the least jerk is too much.
+    """
+    mean: cython.double = (bend - a) / tick
+    j1: cython.double = 4.5 * (n - m) + mean
+    j2: cython.double = 13.5 * m - 9.0 * n - 3.5 * mean
+    j3: cython.double = 4.5 * n - 9.0 * m + 5.5 * mean
+    steep: cython.double = max(fabs(j1), fabs(j2), fabs(j3))
+    high: cython.double = max(
+        fabs(a + j1 * tick * (1.0 / 3.0)), fabs(bend - j3 * tick * (1.0 / 3.0)), fabs(bend)
+    )
+    if steep <= jerk and high <= most:
+        return bend, True
+    u: cython.double = (n - m) / (m - mean) if m != mean else 0.0
+    if 0.0 < u < 1.0 and fabs(bend) <= most * (1.0 + SLACK):
+        j2 = (m - mean) / (u * (u - 1.0))
+        j1 = mean - j2 * u
+        if fabs(j1) <= allowed and fabs(j1 + j2) <= allowed and fabs(a + j1 * tick * (1.0 - u)) <= most:
+            return min(max(bend, a - jerk * tick), a + jerk * tick), True
+    least, u = _least_jerk(m, n)
+    if not fabs(least) <= allowed:
+        return a, False
+    least = min(max(least, -jerk), jerk)
+    gentle: cython.double = a + least * tick * (1.0 - 2.0 * u)
+    calm: cython.double = max(fabs(a + least * tick * (1.0 - u)), fabs(gentle))
+    if calm > most * (1.0 + SLACK):
+        return a, False
+    share: cython.double = 1.0
+    if steep > jerk:
+        share = (jerk - fabs(least)) / (steep - fabs(least))
+    if high > most:
+        share = min(share, (most - calm) / (high - calm) if high > calm else 0.0)
+    return min(max(gentle + max(share, 0.0) * (bend - gentle), -most), most), True
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _meet(
     x: cython.double, v: cython.double, a: cython.double, target: cython.double, speed: cython.double,
-    fastest: cython.double, most: cython.double, jerk: cython.double, lower: cython.double, upper: cython.double,
-    tick: cython.double, grain: cython.double,
-) -> tuple[cython.double, cython.double, cython.double, cython.int]:
-    """Be at `target` with velocity `speed` after this tick: the state then, and 0.
+    bend: cython.double, known: cython.bint, fastest: cython.double, most: cython.double, jerk: cython.double,
+    lower: cython.double, upper: cython.double, tick: cython.double, grain: cython.double,
+) -> tuple[cython.bint, cython.double]:
+    """Whether to be at `target` with velocity `speed` after this tick, and with which acceleration.
 
-    The end acceleration is that of the cubic through both ends, reached by three equal ramps; where these need too
-    much, it is as near to that as the limits allow, starting from the motion of least jerk. MOVING: missed by the
-    jerk limit, but so little that it is made good in the next ticks. INVALID: not to be met, or only by entering a
-    state from which velocity or position limits would be passed.
+    `bend` is the target's acceleration; where it is not known, that of the cubic through both ends. False when the
+    limits do not allow it, or when halting from there would pass them.
     """
     m: cython.double = 2.0 * (speed - v - a * tick) / (tick * tick)
     n: cython.double = 6.0 * (target - x - tick * (v + 0.5 * a * tick)) / (tick * tick * tick)
+    # positions are multiples of a grain, which looks like jerk when the tick is short
     allowed: cython.double = jerk * (1.0 + SLACK) + grain / (tick * tick * tick)
     limit: cython.double = fastest * (1.0 + SLACK)
-    code: cython.int = 0
-    if not (fabs(m) <= NEAR * allowed and fabs(n) <= NEAR * allowed and fabs(target - x) <= limit * tick + grain):
-        return x, v, a, INVALID
-    j1: cython.double = 3.5 * n - 2.5 * m
-    j3: cython.double = 2.0 * m - n
-    end: cython.double = a + j3 * tick
-    steep: cython.double = max(fabs(j1), fabs(6.5 * m - 5.5 * n), fabs(j3))
-    high: cython.double = max(fabs(a + j1 * tick * (1.0 / 3.0)), fabs(end - j3 * tick * (1.0 / 3.0)), fabs(end))
-    if steep > jerk or high > most:
-        least, u = _least_jerk(m, n)
-        if not fabs(least) <= NEAR * allowed:
-            return x, v, a, INVALID
-        if fabs(least) > allowed:
-            code = MOVING
-        least = min(max(least, -jerk), jerk)
-        middle: tuple[cython.double, cython.double, cython.double] = _along(x, v, a, least, tick * (1.0 - u))
-        gentle: tuple[cython.double, cython.double, cython.double] = _along(
-            middle[0], middle[1], middle[2], -least, tick * u
-        )
-        calm: cython.double = max(fabs(middle[2]), fabs(gentle[2]))
-        if calm > most * (1.0 + SLACK):
-            return x, v, a, INVALID
-        if code == MOVING:
-            target, speed, end = gentle
-        else:
-            share: cython.double = 1.0
-            if steep > jerk:
-                share = (jerk - fabs(least)) / (steep - fabs(least))
-            if high > most:
-                share = min(share, (most - calm) / (high - calm) if high > calm else 0.0)
-            end = gentle[2] + max(share, 0.0) * (end - gentle[2])
-        end = min(max(end, -most), most)
+    if not (fabs(m) <= allowed and fabs(n) <= allowed and fabs(target - x) <= limit * tick + grain):
+        return False, 0.0
+    end, met = _end(a, m, n, bend if known else a + (2.0 * m - n) * tick, most, jerk, tick, allowed)
     if (
-        fabs(speed) <= limit
+        met
         and fabs(speed + 0.5 * end * fabs(end) / jerk) <= limit
         and _holds(target, speed, end, most, jerk, lower, upper)
     ):
-        return target, speed, end, code
-    return x, v, a, INVALID
+        return True, end
+    return False, 0.0
 
 
 @cython.cfunc
@@ -352,15 +364,15 @@ def _meet(
 @cython.exceptval(check=False)
 def _joint(
     x: cython.double, v: cython.double, a: cython.double, target: cython.double, speed: cython.double,
-    fastest: cython.double, most: cython.double, jerk: cython.double, lower: cython.double, upper: cython.double,
-    tick: cython.double,
+    bend: cython.double, known: cython.bint, fastest: cython.double, most: cython.double, jerk: cython.double,
+    lower: cython.double, upper: cython.double, tick: cython.double,
 ) -> tuple[cython.double, cython.double, cython.double, cython.int]:
-    """One joint's `step`: the new position, velocity, acceleration and its code."""
+    """One tick of one joint: the new position, velocity, acceleration and its code."""
     code: cython.int = 0
     if target < lower or target > upper:
         code = CLAMPED
         target = lower if target < lower else upper
-        speed = 0.0
+        speed = bend = 0.0
     speed = min(max(speed, -fastest), fastest)
     grain: cython.double = GRAIN * (1.0 + fabs(target) + fabs(x))
     slack: cython.double = 100.0 * grain
@@ -370,37 +382,33 @@ def _joint(
     inside = inside and _holds(x, v, a, most, jerk, lower - slack, upper + slack)
     if not inside:
         code = code | RECOVERING
-        speed = 0.0
+        speed = bend = 0.0
     if fabs(v) > limit:
         x, v, a = _halt(x, v, a, most, jerk, tick)
         return x, v, a, code | MOVING
 
+    # a target at rest is approached, so as to stay there
+    if speed != 0.0 or (known and bend != 0.0):
+        met, end = _meet(
+            x, v, a, target, speed, bend, known, fastest, most, jerk, lower, upper, tick, grain
+        )
+        if met:
+            return target, speed, end, code
     state: tuple[cython.double, cython.double, cython.double] = (x, v, a)
-    met: cython.int = INVALID
-    if speed != 0.0:
-        x, v, a, met = _meet(x, v, a, target, speed, fastest, most, jerk, lower, upper, tick, grain)
-    if met != INVALID:
-        return x, v, a, code | met
     x, v, a = _approach(
         x - target + speed * tick, v - speed, a, -fastest - speed, fastest - speed, most, jerk, tick, grain
     )
     if x == 0.0 and v == 0.0 and a == 0.0:
-        return target, speed, 0.0, code
-    x, v = target + x, speed + v
-    if speed == 0.0 and code == 0 and state[1] * state[2] < 0.0 and (
-        state[2] * state[2] > 4.0 * jerk * fabs(state[1])
-    ):
-        # Far from stopping without turning around (the end of a halt has a^2 = 2 jerk |v|): a trajectory in its turn.
-        x2, v2, a2, met = _meet(
-            state[0], state[1], state[2], target, speed, fastest, most, jerk, lower, upper, tick, grain
-        )
-        if met != INVALID:
-            return x2, v2, a2, met
+        x, v = target, speed
+    else:
+        x, v = target + x, speed + v
+        code = code | MOVING
     if speed != 0.0 and not _holds(x, v, a, most, jerk, lower, upper):
         x, v, a = _nearest(state, (x, v, a), most, jerk, lower, upper, tick)
+        code = code | MOVING
     if inside and lower <= state[0] <= upper:
         x = min(max(x, lower), upper)
-    return x, v, a, code | MOVING
+    return x, v, a, code
 
 
 @cython.cfunc
@@ -421,8 +429,7 @@ def _nearest(
     low: cython.double = 0.0
     high: cython.double = 1.0
     share: cython.double
-    rounds: cython.int
-    for rounds in range(HALVINGS):
+    for _ in range(HALVINGS):
         share = 0.5 * (low + high)
         if _holds(
             halt[0] + share * (wish[0] - halt[0]), halt[1] + share * (wish[1] - halt[1]),
@@ -480,7 +487,8 @@ def step(
     elapsed: [s] since the last step, > 0; more than 60 s count as 60.
 
     Returns bits of `Code`. From within the limits velocity, acceleration and jerk stay within them for any target
-    and any elapsed time, and no position limit is passed. With INVALID the state is untouched.
+    and any elapsed time, and no position limit is passed. With INVALID the state is untouched. Where the target's
+    acceleration is known, use `track`: this has to guess it, and loses a trajectory near its limits more easily.
     """
     i: cython.Py_ssize_t
     code: cython.int = 0
@@ -493,8 +501,40 @@ def step(
             return INVALID
     for i in range(joints):
         state[0, i], state[1, i], state[2, i], bits = _joint(
-            state[0, i], state[1, i], state[2, i], target[i], target_velocity[i], limits[0, i], limits[1, i],
-            limits[2, i], limits[3, i], limits[4, i], min(elapsed, LONGEST),
+            state[0, i], state[1, i], state[2, i], target[i], target_velocity[i], 0.0, False, limits[0, i],
+            limits[1, i], limits[2, i], limits[3, i], limits[4, i], min(elapsed, LONGEST),
+        )
+        code = code | bits
+    return code
+
+
+@cython.ccall
+@cython.nogil
+@cython.exceptval(check=False)
+def track(
+    state: cython.double[:, ::1], target: cython.const[cython.double][:, ::1],
+    limits: cython.const[cython.double][:, ::1], elapsed: cython.double,
+) -> cython.int:
+    """`step` towards a trajectory: target, Shape (3, J), has the rows of the state, for the end of the tick.
+
+    A trajectory of piecewise constant jerk (a cubic spline) within the limits is followed exactly, whatever the
+    ticks, as long as its knots are no closer than they.
+    """
+    i: cython.Py_ssize_t
+    row: cython.Py_ssize_t
+    code: cython.int = 0
+    bits: cython.int
+    joints: cython.Py_ssize_t = state.shape[1]
+    if target.shape[0] != 3 or target.shape[1] != joints or not _valid(state, limits, elapsed):
+        return INVALID
+    for row in range(3):
+        for i in range(joints):
+            if not target[row, i] - target[row, i] == 0.0:
+                return INVALID
+    for i in range(joints):
+        state[0, i], state[1, i], state[2, i], bits = _joint(
+            state[0, i], state[1, i], state[2, i], target[0, i], target[1, i], target[2, i], True, limits[0, i],
+            limits[1, i], limits[2, i], limits[3, i], limits[4, i], min(elapsed, LONGEST),
         )
         code = code | bits
     return code
@@ -529,14 +569,15 @@ def stop(
 @cython.nogil
 @cython.exceptval(check=False)
 def run(
-    state: cython.double[:, ::1], targets: cython.const[cython.double][:, ::1],
-    target_velocities: cython.const[cython.double][:, ::1], limits: cython.const[cython.double][:, ::1],
-    elapsed: cython.const[cython.double][::1], out: cython.double[:, :, ::1], codes: cython.int[::1],
+    state: cython.double[:, ::1], targets: cython.const[cython.double][:, :, ::1],
+    limits: cython.const[cython.double][:, ::1], elapsed: cython.const[cython.double][::1],
+    out: cython.double[:, :, ::1], codes: cython.int[::1],
 ) -> cython.int:
-    """`step` through a whole sequence of targets, for replays.
+    """A whole sequence of targets, for replays.
 
-    targets, target_velocities: Shape (N, J); elapsed: Shape (N,), [s]; out: Shape (N, 3, J), the state after each
-    tick; codes: Shape (N,), the code of each. Returns all codes or'ed; INVALID alone when shapes disagree.
+    targets: Shape (N, 2, J), position and velocity, as `step` takes them, or (N, 3, J), as `track` does.
+    elapsed: Shape (N,), [s]; out: Shape (N, 3, J), the state after each tick; codes: Shape (N,), the code of each.
+    Returns all codes or'ed; INVALID alone when shapes disagree.
     """
     k: cython.Py_ssize_t
     i: cython.Py_ssize_t
@@ -545,13 +586,16 @@ def run(
     joints: cython.Py_ssize_t = state.shape[1]
     seen: cython.int = 0
     if (
-        state.shape[0] != 3 or targets.shape[0] != ticks or targets.shape[1] != joints
-        or target_velocities.shape[0] != ticks or target_velocities.shape[1] != joints
-        or out.shape[0] != ticks or out.shape[1] != 3 or out.shape[2] != joints or codes.shape[0] != ticks
+        state.shape[0] != 3 or targets.shape[0] != ticks or not 2 <= targets.shape[1] <= 3
+        or targets.shape[2] != joints or codes.shape[0] != ticks
+        or out.shape[0] != ticks or out.shape[1] != 3 or out.shape[2] != joints
     ):
         return INVALID
     for k in range(ticks):
-        codes[k] = step(state, targets[k], target_velocities[k], limits, elapsed[k])
+        if targets.shape[1] == 3:
+            codes[k] = track(state, targets[k], limits, elapsed[k])
+        else:
+            codes[k] = step(state, targets[k, 0], targets[k, 1], limits, elapsed[k])
         seen = seen | codes[k]
         for i in range(3):
             for j in range(joints):
