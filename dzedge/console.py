@@ -70,8 +70,9 @@ def status_lines(status: Status, names: Sequence[str]) -> Group:
         joints.append(f"{position:+.2f} ")
     stages = Text(" ", "blue")
     for name, timing in status.stages.items():
-        stages.append(f" {name} ", "dim")
-        stages.append(f"{timing['p50_ms']:.3g} ms ")
+        if "p50_ms" in timing:
+            stages.append(f" {name} ", "dim")
+            stages.append(f"{timing['p50_ms']:.3g} ms ")
     return Group(first, joints, stages)
 
 
@@ -106,15 +107,13 @@ def run_report(result: RunResult, files: Sequence[str]) -> Group:
 
 def stage_table(stages: Mapping[str, Mapping[str, float]]) -> Table:
     """Percentiles of every stage."""
-    columns = list(dict.fromkeys(key for row in stages.values() for key in row))
+    timed = {name: row for name, row in stages.items() if "p50_ms" in row}
+    columns = list(dict.fromkeys(key for row in timed.values() for key in row))
     table = Table("stage", box=None, header_style="bold")
     for key in columns:
         table.add_column(key.replace("_ms", " [ms]"), justify="right")
-    for name, row in stages.items():
-        cells = (
-            ("" if key not in row else f"{row[key]:.0f}" if key == "count" else f"{row[key]:.3f}")
-            for key in columns
-        )
+    for name, row in timed.items():
+        cells = (f"{row[key]:.0f}" if key == "count" else f"{row[key]:.3f}" for key in columns)
         table.add_row(name, *cells)
     return table
 

@@ -71,9 +71,7 @@ def imagination(history: History, imaginer: Imaginer, task: str, seed: int, path
     width = 2 * MARGIN + (1 + imaginer.frames) * 210 - 10
     canvas = Canvas(width, 490)
     canvas.text((MARGIN, 62), task, 28, bold=True)
-    canvas.text(
-        (MARGIN, 90), f"seed {seed} · above what then happened, below what the model had imagined", 14, MUTED
-    )
+    canvas.text((MARGIN, 90), f"seed {seed} · above what then happened, below what the model had imagined", 14, MUTED)
     apart = _moment(canvas, (MARGIN, 112), history, moments[0], imaginer, (200, 150))
     canvas.save(path)
     return apart
@@ -136,7 +134,8 @@ def _header(canvas: Canvas, result: RunResult) -> None:
 
 def _latencies(canvas: Canvas, stages: dict[str, dict[str, float]]) -> None:
     """A bar from p50 to p99 of each stage, on a logarithmic axis."""
-    rows = sorted(stages.items(), key=lambda item: -item[1]["p99_ms"])[:14]
+    timed = [item for item in stages.items() if "p99_ms" in item[1]]
+    rows = sorted(timed, key=lambda item: -item[1]["p99_ms"])[:14]
     columns = [rows[: -(-len(rows) // 2)], rows[-(-len(rows) // 2) :]] if len(rows) > 7 else [[], rows]
     if rows:
         canvas.text((WIDTH - MARGIN, 34), "stage latency, p50 to p99 [ms]", 13, MUTED, "rm")
@@ -183,7 +182,7 @@ def _joints(canvas: Canvas, top: float, history: History, joints: Sequence[Joint
         canvas.text((left, y - 14), joint.name, 15, bold=True)
         canvas.text((left + canvas.text_width(joint.name, 15) + 10, y - 14), unit, 13, MUTED)
         axes.grid(x_labels=True)
-        canvas.text((box[2] + 18, box[3] + 24), "s", 12, MUTED, "mm")
+        canvas.text((box[2] + 24, box[3] + 24), "s", 12, MUTED, "mm")
         _seams(axes, seams)
         _states(axes, seconds, history.states)
         axes.curve(seconds, measured[:, index], MEASURED, 2.6)

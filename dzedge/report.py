@@ -47,7 +47,7 @@ def document(result: RunResult, files: list[str]) -> dict[str, Any]:
         "refused": result.refused,
         "restarts": result.restarts,
         "wire_sha256": result.wire_sha256,
-        "stages": {name: _timing(row) for name, row in result.stages.items()},
+        "stages": {name: _timing(row) for name, row in result.stages.items() if "p50_ms" in row},
         "files": files,
     }
 
