@@ -1,10 +1,12 @@
 """What a person sees: the live status line on stderr, tables on stdout, or one JSON document instead."""
 
+import fcntl
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from rich.console import Console, Group
@@ -17,6 +19,7 @@ from dzedge.clock import NS, MonotonicClock
 from dzedge.history import OnStatus, RunResult, Status
 
 REFRESH_NS = NS // 10
+STDERR = 2
 STYLES = {"RUN": "bold white on green", "HOLD": "bold black on yellow", "FAULT": "bold white on red",
           "ESTOP": "bold white on red", "STOPPING": "bold white on magenta"}  # fmt: skip
 
@@ -37,22 +40,58 @@ def tell(*renderables: Any) -> None:
 
 @contextmanager
 def live(names: Sequence[str], wanted: bool) -> Iterator[OnStatus]:
-    """A status line on stderr while inside, on a terminal only. names: of the joints."""
-    console = Console(stderr=True, markup=False)
-    if not wanted or not console.is_terminal:
+    """A status line on stderr while inside, on a terminal only, log lines above it. names: of the joints."""
+    if not wanted or not sys.stderr.isatty():
         yield lambda status: None
         return
     clock = MonotonicClock()
     shown_ns = 0
-    with Live(console=console, auto_refresh=False, transient=True) as display:
+    with _caught_stderr() as (terminal, log):
+        console = Console(file=terminal, markup=False, highlight=False)
+        with Live(console=console, auto_refresh=False, transient=True) as display:
 
-        def show(status: Status) -> None:
-            nonlocal shown_ns
-            if clock.now_ns() - shown_ns >= REFRESH_NS:
-                shown_ns = clock.now_ns()
-                display.update(status_lines(status, names), refresh=True)
+            def show(status: Status) -> None:
+                nonlocal shown_ns
+                if clock.now_ns() - shown_ns >= REFRESH_NS:
+                    shown_ns = clock.now_ns()
+                    for line in log:
+                        console.print(Text(readable(line), "dim"))
+                    display.update(status_lines(status, names), refresh=True)
 
-        yield show
+            try:
+                yield show
+            finally:
+                for line in log:
+                    console.print(Text(readable(line), "dim"))
+
+
+@contextmanager
+def _caught_stderr() -> Iterator[tuple[TextIO, TextIO]]:
+    """(the terminal, what this process and its children write to stderr meanwhile).
+
+    A file, not a pipe: a stage that outlives this process must still be able to write.
+    """
+    sys.stderr.flush()
+    terminal, caught = os.dup(STDERR), os.memfd_create("dzedge-log")
+    fcntl.fcntl(caught, fcntl.F_SETFL, os.O_APPEND)
+    os.dup2(caught, STDERR)
+    with open(terminal, "w") as out, open(f"/proc/self/fd/{caught}", encoding="utf-8") as log:
+        try:
+            yield out, log
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, STDERR)
+            os.close(caught)
+
+
+def readable(line: str) -> str:
+    """A stage's log line for a person; anything else as it is."""
+    try:
+        fields = json.loads(line)
+        stage, event = fields.pop("stage"), fields.pop("event")
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return line.rstrip()
+    return f"{stage}: {event} " + ", ".join(f"{key} {value}" for key, value in fields.items() if value != "")
 
 
 def status_lines(status: Status, names: Sequence[str]) -> Group:
@@ -69,10 +108,17 @@ def status_lines(status: Status, names: Sequence[str]) -> Group:
         joints.append(f" {name} ", "dim")
         joints.append(f"{position:+.2f} ")
     stages = Text(" ", "blue")
+    process = ""
     for name, timing in status.stages.items():
-        if "p50_ms" in timing:
-            stages.append(f" {name} ", "dim")
-            stages.append(f"{timing['p50_ms']:.3g} ms ")
+        if "p50_ms" not in timing:
+            continue
+        before, _, stage = name.rpartition(".")
+        if before != process:
+            process = before
+            stages.append(f" {process} ", "bold")
+        stages.append(f" {stage} ", "dim")
+        stages.append(f"{timing['p50_ms']:.2g}")
+    stages.append("  ms", "dim")
     return Group(first, joints, stages)
 
 

@@ -73,9 +73,7 @@ def attempt(runner: Runner, config: RobotConfig, seed: int) -> Episode:
     name = config.policy.bundle
     if name not in _opened:
         _opened[name] = verified_bundle(config)
-    result = runner(
-        config, _opened[name], task=None, seed=seed, duration_s=None, on_status=lambda status: None
-    )
+    result = runner(config, _opened[name], task=None, seed=seed, duration_s=None, on_status=lambda status: None)
     known = tasks.parse(result.task)
     verb, split = (known.verb, known.split) if known else ("", "seen")
     return Episode(seed, result.task, verb, split, bool(result.success), result.duration_s)
@@ -120,7 +118,8 @@ def table(entry: Mapping[str, Any]) -> Table:
         rows.add_column(column, justify="left" if column in ("split", "verb") else "right")
     for split, rate in entry.items():
         if isinstance(rate, dict):
-            for verb, row in [*rate["verbs"].items(), ("all", rate)]:
+            total = [("all", rate)] if len(rate["verbs"]) > 1 else []
+            for verb, row in [*rate["verbs"].items(), *total]:
                 done = f"{round(row['success'] * row['n'])} of {row['n']}"
                 interval = f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %"
                 rows.add_row(split, verb, done, f"{100 * row['success']:.0f} %", interval)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -236,7 +238,27 @@ class TestStatusLine:
         text = recorder.export_text()
         for words in ("HOLD", "reach the red cube", "3.2 s", "7 chunks", "3.1 cm", "no new chunk", "+0.50", "-0.25"):
             assert words in text
-        assert "control.bus 1.25 ms" in text
+        assert "control  bus 1.2" in text and "ms" in text
+
+    def test_log_lines_are_made_readable(self):
+        assert console.readable('{"stage": "control", "event": "state", "state": "RUN"}') == "control: state state RUN"
+        for other in ("Traceback", "[1, 2]", '{"a": 1}', ""):
+            assert console.readable(other + "\n") == other
+
+    def test_on_a_terminal_shows_status_and_logs(self):
+        code = (
+            "import sys, numpy; from dzedge import console; from dzedge.history import Status\n"
+            "with console.live(['pan'], True) as show:\n"
+            "    sys.stderr.write('a log line\\n'); sys.stderr.flush()\n"
+            "    show(Status('reach', 'RUN', '', 1.0, numpy.zeros(1), 2, None, {}))\n"
+            "sys.stderr.write('after\\n')"
+        )
+        main, terminal = os.openpty()
+        subprocess.run([sys.executable, "-c", code], stderr=terminal, check=True, timeout=60)
+        os.close(terminal)
+        text = os.read(main, 65536).decode()
+        os.close(main)
+        assert "a log line" in text and "RUN" in text and text.rstrip().endswith("after")
 
     def test_stays_silent_without_a_terminal(self, capsys):
         with console.live(["pan"], wanted=True) as on_status:
