@@ -12,7 +12,7 @@ import pytest
 
 from dzedge import engine
 from dzedge.bundle import Variant, open_bundle
-from dzedge.engine import Graph, Machine, choose, cpu_isa, load_graph, noise
+from dzedge.engine import Graph, Machine, Noise, choose, cpu_isa, load_graph
 from dzedge.errors import BundleError, PolicyError
 from dzedge.export import stub
 
@@ -203,13 +203,24 @@ class TestInstallation:
 
 class TestNoise:
     def test_same_seed_and_chunk_same_noise(self) -> None:
-        np.testing.assert_array_equal(noise(3, 7).standard_normal(64), noise(3, 7).standard_normal(64))
+        first = Noise(3).of(7).standard_normal(64)
+        np.testing.assert_array_equal(Noise(3).of(7).standard_normal(64), first)
 
-    @pytest.mark.parametrize("other", [(3, 8), (4, 7), (7, 3)])
-    def test_next_seed_or_chunk_differs(self, other: tuple[int, int]) -> None:
-        assert not np.array_equal(noise(3, 7).standard_normal(64), noise(*other).standard_normal(64))
+    def test_every_chunk_begins_anew(self) -> None:
+        noise = Noise(3)
+        first = noise.of(7).standard_normal(64)
+        noise.of(8).standard_normal(5, dtype=np.float32)
+        np.testing.assert_array_equal(noise.of(7).standard_normal(64), first)
+
+    @pytest.mark.parametrize(("seed", "chunk_id"), [(3, 8), (4, 7), (7, 3)])
+    def test_next_seed_or_chunk_differs(self, seed: int, chunk_id: int) -> None:
+        assert not np.array_equal(Noise(3).of(7).standard_normal(64), Noise(seed).of(chunk_id).standard_normal(64))
+
+    def test_is_philox_of_the_two_keys(self) -> None:
+        fresh = np.random.Generator(np.random.Philox(key=np.array([3, 7], np.uint64)))
+        np.testing.assert_array_equal(Noise(3).of(7).standard_normal(64), fresh.standard_normal(64))
 
     def test_golden_words(self) -> None:
         """Philox-4x64-10 of key (1, 2): a replay must find these on every machine."""
         words = [5705853004827290377, 6584680345644299050, 680768428710196683]
-        assert noise(1, 2).bit_generator.random_raw(3).tolist() == words
+        assert Noise(1).of(2).bit_generator.random_raw(3).tolist() == words

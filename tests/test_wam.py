@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dzedge import config
 from dzedge.bundle import Bundle, Section, open_bundle
-from dzedge.engine import Machine, noise
+from dzedge.engine import Machine
 from dzedge.errors import BundleError, PolicyError
 from dzedge.export import stub
 from dzedge.policies import WorldActionModel, load_policy
@@ -76,7 +76,7 @@ class ByHand:
         self, observed: Observation, sampler: Sampler, prefix: NDArray[np.float64], chunk_id: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Positions, Shape (H, J), and imagined latents, Shape (F, K, C)."""
-        generator = noise(self.seed, chunk_id)
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, chunk_id], np.uint64)))
         video = generator.standard_normal((stub.F, stub.K, stub.C), dtype=np.float32).astype(np.float64)
         action = generator.standard_normal((stub.H, stub.J), dtype=np.float32).astype(np.float64)
         table = {name: np.array(getattr(self.table, name)) for name in ("action_std", "residual_std")}

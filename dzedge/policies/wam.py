@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dzedge.bundle import Bundle, Section
-from dzedge.engine import Graph, Machine, load_graph, noise
+from dzedge.engine import Graph, Machine, Noise, load_graph
 from dzedge.errors import BundleError, PolicyError
 from dzedge.kernels.image import ImagePlan
 from dzedge.policies.base import Sampler, Tokenizer
@@ -67,7 +67,7 @@ class WorldActionModel:
         self.horizon, self.dt_ns = section.horizon, section.dt_ns
         self.max_prefix, self.history_ns = section.max_prefix, section.video.history_ns
         self.sampler = Sampler.parse(section.samplers[0] if sampler == "auto" else sampler)
-        self.seed = seed
+        self._noise = Noise(seed)
         self.statistics = Statistics(section)
         self.tokenizer = Tokenizer(section.language)
         self._bundle, self._machine, self._precision = bundle, machine, precision
@@ -232,7 +232,7 @@ class WorldActionModel:
     # --------------------------------------------------------------- sampling
 
     def _draw(self, chunk_id: int) -> None:
-        generator = noise(self.seed, chunk_id)
+        generator = self._noise.of(chunk_id)
         generator.standard_normal(dtype=np.float32, out=self._video)
         generator.standard_normal(dtype=np.float32, out=self._action)
 
