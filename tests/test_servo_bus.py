@@ -342,9 +342,15 @@ class TestPacing:
         assert early_replies(transcript, served.bus.byte_ns) == 0
 
     def test_the_check_sees_an_early_byte(self) -> None:
-        request, reply = (NS, TO_SERVOS, bytes(14)), bytes(21)
-        assert early_replies([request, (NS + 35 * 10_000, TO_HOST, reply)], 10_000) == 0
-        assert early_replies([request, (NS + 35 * 10_000 - 1, TO_HOST, reply)], 10_000) == 1
+        request = (NS, TO_SERVOS, frame("sync_read", 56, 15, b"\x01\x02"))
+        reply = [frame("status", servo, 0, bytes(15)) for servo in (1, 2)]
+        due = [NS + (10 + 21) * 10_000, NS + (10 + 42) * 10_000]
+        good = [request, (due[0], TO_HOST, reply[0]), (due[1], TO_HOST, reply[1])]
+        assert early_replies(good, 10_000) == 0
+        assert early_replies([*good[:2], (due[1] - 1, TO_HOST, reply[1])], 10_000) == 1
+        assert early_replies([request, (due[0] - 1, TO_HOST, reply[0])], 10_000) == 1
+        # a reply that is still on its way when the next request comes belongs to the older one
+        assert early_replies([*good[:2], (due[1], *request[1:]), good[2]], 10_000) == 0
 
 
 class TestServer:

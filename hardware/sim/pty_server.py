@@ -13,11 +13,16 @@ import select
 import termios
 import threading
 import tty
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dzedge.clock import NS, MonotonicClock
-from dzedge.hardware.sim.servo_bus import ServoBus
+from dzedge.hardware.sim.servo_bus import LONGEST, ServoBus
+from dzedge.kernels import codec
 
 PR_SET_TIMERSLACK = 29
 TO_SERVOS, TO_HOST = "request", "reply"
@@ -140,17 +145,38 @@ class PtyServer:
         self.transcript.append((self._clock.now_ns(), TO_HOST, reply))
 
 
-def early_replies(transcript: list[tuple[int, str, bytes]], byte_ns: int) -> int:
+@dataclass
+class _Request:
+    """A request of a transcript: when it was read, and how many bytes have crossed the wire since then."""
+
+    time_ns: int
+    crossed: int
+
+
+def early_replies(transcript: Iterable[tuple[int, str, bytes]], byte_ns: int) -> int:
     """Replies of a transcript that came before their wire time, recomputed from times and lengths alone.
 
-    A request's bytes start when it was read, at the earliest; all reply bytes since then follow one by one.
+    A request's bytes begin to cross the wire when it was read, at the earliest; then, one by one, those of its
+    replies. A reply belongs to the oldest request to its servo that is still open.
     """
     early = 0
-    start_ns = sent = 0
+    pending = bytearray()
+    waiting: dict[int, deque[_Request]] = defaultdict(deque)
+    found = np.zeros(5, np.int32)
     for time_ns, direction, data in transcript:
         if direction == TO_SERVOS:
-            start_ns, sent = time_ns, len(data)
-        else:
-            sent += len(data)
-            early += time_ns < start_ns + sent * byte_ns
+            before = len(pending)
+            pending += data
+            done = 0
+            while codec.scan(pending, done, len(pending), LONGEST, False, found):
+                at, _, done = (int(value) for value in found[:3])
+                request = _Request(time_ns, done - before)
+                many = pending[at + 4] == codec.SYNC_READ
+                for servo in pending[at + 7 : done - 1] if many else pending[at + 2 : at + 3]:
+                    waiting[servo].append(request)
+            del pending[: int(found[2])]
+        elif waiting[data[2]]:
+            request = waiting[data[2]].popleft()
+            request.crossed += len(data)
+            early += time_ns < request.time_ns + request.crossed * byte_ns
     return early
