@@ -114,4 +114,5 @@ cdef class Feeder:
 
     cdef double _stamp(self, int64 capture_ns) noexcept nogil
     cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns) noexcept nogil
+    cdef void _wait(self, int64 fed_ns, int64 interval_ns) noexcept nogil
     cdef void _loop(self) noexcept nogil

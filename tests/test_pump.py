@@ -12,7 +12,7 @@ from dzedge.kernels.mailbox import FrameRing
 from dzedge.kernels.pump import Feeder, FramePump
 
 HEIGHT, WIDTH = 6, 8
-FRAME_TIMESTAMP, SENSOR_TIMESTAMP, EXPOSURE, GAIN = 1, 2, 3, 4
+FRAME_TIMESTAMP, SENSOR_TIMESTAMP, EXPOSURE, GAIN, BACKEND_TIMESTAMP = 1, 2, 3, 4, 9
 DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 NO_DELETER = DELETER(lambda _: None)
 
@@ -232,6 +232,12 @@ class TestTime:
         _, _, _, capture_ns, receive_ns = stream.ring.newest()
         assert receive_ns == capture_ns
 
+    def test_way_from_kernel_to_pump(self, stream):
+        stream.metadata(BACKEND_TIMESTAMP, int(time.time() * 1e3) - 40)
+        stream.inject(picture(0), 1)
+        stream.drain()
+        assert 39_000_000 <= stream.pump.snapshot()["transport_ns"] < 10_000_000_000
+
     def test_metadata_that_is_not_there(self, stream):
         stream.inject(picture(0), 1)
         stream.drain()
@@ -251,9 +257,7 @@ class TestFeeder:
             np.testing.assert_array_equal(image, picture(number))
             assert got == number
             # A hardware clock's map keeps the smallest delay seen; a wall clock's is exact to its sampling.
-            assert (
-                capture_ns - 1_000_000 <= mapped_ns <= (receive_ns if domain == 0 else capture_ns + 1_000_000)
-            )
+            assert capture_ns - 1_000_000 <= mapped_ns <= (receive_ns if domain == 0 else capture_ns + 1_000_000)
             time.sleep(0.01)
         counts = stream.pump.snapshot()
         assert (counts["domain"], counts["clock_resets"], counts["implausible"]) == (domain, 0, 0)
