@@ -17,7 +17,7 @@ def checksum(data: Bytes, start: int, end: int) -> int:
 
 
 def encode_signed(value: int, bit: int) -> int:
-    return -1 if abs(value) >= 2**bit else abs(value) + (2**bit if value < 0 else 0)
+    return -1 if abs(value) >= 1 << bit else abs(value) + (1 << bit if value < 0 else 0)
 
 
 def decode_signed(raw: int, bit: int) -> int:
