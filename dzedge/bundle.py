@@ -241,9 +241,7 @@ def pack(folder: str | Path, section: Section, secret: SecretKey, created: str, 
         },
         hardware={
             "robots": [{"name": section.robot, "type": section.robot, "state": joints, "action": joints}],
-            "cameras": [
-                {"name": "front", "shape": [3, section.image.height, section.image.width], "dtype": "float32"}
-            ],
+            "cameras": [{"name": "front", "shape": [3, section.image.height, section.image.width], "dtype": "float32"}],
         },
         metadata={"created_at": created, "created_by": f"dzedge {__version__}"},
         dzedge=section,
@@ -274,21 +272,15 @@ def _check_versions(section: Section, name: str, floor: int) -> None:
         return tuple(int(part) for part in version.split(".")[:3])
 
     if numbers(section.min_runtime) > numbers(__version__):
-        raise BundleError(
-            f"{name}: needs dzedge >= {section.min_runtime}, this is {__version__}; update dzedge"
-        )
+        raise BundleError(f"{name}: needs dzedge >= {section.min_runtime}, this is {__version__}; update dzedge")
     if section.version < floor:
-        raise BundleError(
-            f"{name}: version {section.version} is older than {floor}, installed before; keep the newer"
-        )
+        raise BundleError(f"{name}: version {section.version} is older than {floor}, installed before; keep the newer")
 
 
 def _check_files(section: Section, source: str) -> None:
     names = [entry.path for entry in section.files]
     if len(set(names)) != len(names) or {MANIFEST, SIGNATURE} & set(names):
-        raise BundleError(
-            f"{source}: dzedge.files lists a file twice, or the manifest; export the bundle again"
-        )
+        raise BundleError(f"{source}: dzedge.files lists a file twice, or the manifest; export the bundle again")
     for graph, entry in section.graphs.items():
         for variant in entry.variants:
             if variant.file not in names:
@@ -299,9 +291,7 @@ def _read_all(folder: int, section: Section, name: str) -> dict[str, bytes]:
     listed = {entry.path for entry in section.files} | {MANIFEST, SIGNATURE}
     extra = sorted(set(os.listdir(folder)) - listed)
     if extra:
-        raise BundleError(
-            f"{name}: {extra[0]!r} is not in the manifest; remove it, or fetch the bundle again"
-        )
+        raise BundleError(f"{name}: {extra[0]!r} is not in the manifest; remove it, or fetch the bundle again")
     return {entry.path: _read_entry(folder, entry, name) for entry in section.files}
 
 
@@ -323,9 +313,7 @@ def _read_once(folder: int, file: str, name: str, fits: Callable[[int], bool]) -
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise BundleError(f"{name}/{file}: must be a regular file with one link; fetch the bundle again")
         if not fits(status.st_size):
-            raise BundleError(
-                f"{name}/{file}: {status.st_size} bytes is not its size; fetch the bundle again"
-            )
+            raise BundleError(f"{name}/{file}: {status.st_size} bytes is not its size; fetch the bundle again")
         data, filled = bytearray(status.st_size + 1), 0
         while count := os.readv(descriptor, [memoryview(data)[filled:]]):
             filled += count
@@ -343,6 +331,4 @@ def _entry(file: Path, role: Literal["graph"] | None) -> Entry:
     if b"secret key" in data[:200] or b"PRIVATE KEY" in data[:200]:
         raise BundleError(f"{file}: looks like a secret key; it must not travel in a bundle")
     guessed: Literal["graph", "data", "document"] = "document" if file.suffix in (".md", ".txt") else "data"
-    return Entry(
-        path=file.name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=role or guessed
-    )
+    return Entry(path=file.name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=role or guessed)

@@ -77,13 +77,9 @@ class Joint(Section, frozen=True):
         turning, gripping = (self.zero_ticks, self.direction), (self.closed_ticks, self.open_ticks)
         if self.kind == "gripper":
             if None in gripping or turning != (None, None):
-                raise ValueError(
-                    'kind = "gripper" needs closed_ticks and open_ticks, not zero_ticks, direction'
-                )
+                raise ValueError('kind = "gripper" needs closed_ticks and open_ticks, not zero_ticks, direction')
             if self.closed_ticks == self.open_ticks:
-                raise ValueError(
-                    f"closed_ticks and open_ticks are both {self.open_ticks}; calibrate the gripper"
-                )
+                raise ValueError(f"closed_ticks and open_ticks are both {self.open_ticks}; calibrate the gripper")
             if self.lower < 0 or self.upper > 1:
                 raise ValueError(f"a gripper's limits must lie in [0, 1], not [{self.lower}, {self.upper}]")
         elif None in turning or gripping != (None, None):
@@ -182,9 +178,7 @@ class Policy(Section, frozen=True):
     trusted_keys: public key files beside the packaged ones; allow_test_key: only for a simulated arm."""
 
     bundle: Text
-    sampler: Annotated[
-        str, Meta(pattern=SAMPLER, description="auto, video_first(nv,na), joint(n) or flash(1)")
-    ]
+    sampler: Annotated[str, Meta(pattern=SAMPLER, description="auto, video_first(nv,na), joint(n) or flash(1)")]
     rate_hz: Annotated[float, Meta(ge=2, le=15, description="[Hz]")]
     precision: Literal["auto", "fp32", "int8"]
     threads: Annotated[int, Meta(ge=0, le=64)]
@@ -213,9 +207,7 @@ class Safety(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.voltage_low < self.voltage_high:
-            raise ValueError(
-                f"voltage_low = {self.voltage_low} must be below voltage_high = {self.voltage_high}"
-            )
+            raise ValueError(f"voltage_low = {self.voltage_low} must be below voltage_high = {self.voltage_high}")
 
 
 class Realtime(Section, frozen=True):

@@ -135,9 +135,7 @@ class Graph:
     Raises BundleError for bytes that are no graph or when the required provider cannot run it.
     """
 
-    def __init__(
-        self, name: str, model: bytes, machine: Machine, share: Mapping[str, Array] | None = None
-    ) -> None:
+    def __init__(self, name: str, model: bytes, machine: Machine, share: Mapping[str, Array] | None = None) -> None:
         self.name = name
         self.session = _session(name, model, machine)
         self._ort = runtime()

@@ -22,9 +22,7 @@ ED25519, PREHASHED = b"Ed", b"ED"
 NO_KDF, BLAKE2B = b"\0\0", b"B2"
 SIGNATURE_COMMENT = "untrusted comment: signature of a dzedge policy bundle"
 PUBLIC_COMMENT = "untrusted comment: minisign public key "
-SECRET_COMMENT = (
-    "untrusted comment: minisign secret key, not encrypted: keep it out of every bundle and image"
-)
+SECRET_COMMENT = "untrusted comment: minisign secret key, not encrypted: keep it out of every bundle and image"
 TRUSTED_COMMENT = "trusted comment: "
 
 
@@ -49,9 +47,7 @@ class PublicKey:
         """A minisign public key file. Raises BundleError; `source` names it there."""
         raw = _payload(text, source, "public key", 42)
         if raw[:2] != ED25519:
-            raise BundleError(
-                f"{source}: not an Ed25519 key (it starts with {raw[:2]!r}); make one with keygen"
-            )
+            raise BundleError(f"{source}: not an Ed25519 key (it starts with {raw[:2]!r}); make one with keygen")
         return cls(id=raw[2:10], raw=raw[10:42])
 
 
@@ -68,9 +64,7 @@ class SecretKey:
 
     @property
     def public(self) -> PublicKey:
-        return PublicKey(
-            self.id, Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
-        )
+        return PublicKey(self.id, Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw())
 
     def encode(self) -> str:
         """minisign's secret key file without a password."""
@@ -98,17 +92,13 @@ class SecretKey:
         Raises BundleError for a comment that is not up to 200 printable ASCII characters.
         """
         if not (comment.isascii() and comment.isprintable() and len(comment) <= 200):
-            raise BundleError(
-                f"comment {comment[:40]!r}: must be up to 200 printable ASCII characters; shorten it"
-            )
+            raise BundleError(f"comment {comment[:40]!r}: must be up to 200 printable ASCII characters; shorten it")
         private = Ed25519PrivateKey.from_private_bytes(self.seed)
         signature = private.sign(hashlib.blake2b(data).digest())
         return _encode(self.id, signature, comment, private.sign(signature + comment.encode("ascii")))
 
 
-def verify(
-    data: bytes, signature_file: bytes, keys: tuple[PublicKey, ...], source: str
-) -> tuple[PublicKey, str]:
+def verify(data: bytes, signature_file: bytes, keys: tuple[PublicKey, ...], source: str) -> tuple[PublicKey, str]:
     """The key that signed `data`, and the signed comment. Raises BundleError."""
     key_id, signature, comment, whole = _decode(signature_file, source)
     key = next((key for key in keys if key.id == key_id), None)
@@ -134,9 +124,7 @@ def load_keys(paths: tuple[str, ...]) -> tuple[PublicKey, ...]:
         try:
             text = Path(path).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"{path}: cannot read the public key: {error}; check policy.trusted_keys"
-            ) from error
+            raise BundleError(f"{path}: cannot read the public key: {error}; check policy.trusted_keys") from error
         keys.append(PublicKey.decode(text, path))
     return tuple(keys)
 

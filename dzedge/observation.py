@@ -42,9 +42,7 @@ class ObservationBuilder:
         """Capture time of the newest frame, [ns]; -1 before the first."""
         return self._frames[-1].capture_ns if self._frames else -1
 
-    def build(
-        self, positions: NDArray[np.float64], velocities: NDArray[np.float64], time_ns: int
-    ) -> Observation:
+    def build(self, positions: NDArray[np.float64], velocities: NDArray[np.float64], time_ns: int) -> Observation:
         """The observation at the newest frame's capture time, t_obs.
 
         positions, velocities: Shape (J,), [rad], [rad/s], measured, interpolated to t_obs; time_ns: to when

@@ -141,9 +141,7 @@ class TestSignature:
     def test_foreign_key_is_named(self, tmp_path: Path) -> None:
         other = SecretKey(id=b"stranger", seed=bytes(32))
         write_small(tmp_path / "foreign.dzp", other)
-        refused(
-            tmp_path / "foreign.dzp", f"signed by key {other.public.name}, trusted here: {KEY.public.name}"
-        )
+        refused(tmp_path / "foreign.dzp", f"signed by key {other.public.name}, trusted here: {KEY.public.name}")
 
     def test_another_key_under_a_trusted_id_is_refused(self, tmp_path: Path) -> None:
         write_small(tmp_path / "fake.dzp", SecretKey(id=KEY.id, seed=bytes(32)))
@@ -249,9 +247,7 @@ class TestFiles:
 class TestManifest:
     """Manifests that are signed well and say something wrong."""
 
-    @pytest.mark.parametrize(
-        "path", ["../a.onnx", "/etc/passwd", "sub/a.onnx", ".hidden", "", "a\0b", MANIFEST]
-    )
+    @pytest.mark.parametrize("path", ["../a.onnx", "/etc/passwd", "sub/a.onnx", ".hidden", "", "a\0b", MANIFEST])
     def test_paths_must_be_plain_names(self, folder: Path, path: str) -> None:
         section = opened(folder).manifest.dzedge
         files = (msgspec.structs.replace(section.files[0], path=path), *section.files[1:])

@@ -19,10 +19,12 @@ SIM = (ROBOTS / "sim.toml").read_text(encoding="utf-8")
 
 
 def refusal(old: str, new: str, text: str = SIM) -> str:
-    """The message for the simulated robot's file with one change."""
-    assert old in text
+    """The message for the simulated robot's file with one change: of the text `old`, or of the first key `old`."""
+    changed = re.sub(rf"^{old} = [^#\n]*", new, text, count=1, flags=re.MULTILINE) if old.isidentifier() else ""
+    changed = changed or text.replace(old, new, 1)
+    assert changed != text or old == new
     with pytest.raises(ConfigError) as refused:
-        config.parse(text.replace(old, new, 1), "robots/sim.toml")
+        config.parse(changed, "robots/sim.toml")
     message = str(refused.value)
     assert message.startswith("robots/sim.toml: ")
     return message.removeprefix("robots/sim.toml: ")
@@ -63,7 +65,7 @@ class TestShipped:
 
     def test_paths_are_against_the_file(self, tmp_path: Path) -> None:
         text = re.sub(r'bundle = "[^"]*"', 'bundle = "mine.dzp"\ntrusted_keys = ["keys/me.pub"]', SIM)
-        text = text.replace("baud = 1000000", 'baud = 1000000\ncalibration = "arm.json"')
+        text = text.replace("[arm]", '[arm]\ncalibration = "arm.json"')
         (tmp_path / "robot.toml").write_text(text)
         loaded = config.load(tmp_path / "robot.toml")
         assert loaded.policy.bundle == str(tmp_path / "mine.dzp")
@@ -84,7 +86,8 @@ class TestArm:
     def test_limits_are_rows_of_the_kernels(self) -> None:
         limits = config.load(ROBOTS / "sim.toml").arm.limits()
         assert limits.shape == (5, 6)
-        assert limits[:, 0].tolist() == [2.5, 12.0, 200.0, -1.92, 1.92]
+        joint = config.load(ROBOTS / "sim.toml").arm.joints[0]
+        assert limits[:, 0].tolist() == [joint.velocity, joint.acceleration, joint.jerk, joint.lower, joint.upper]
         with pytest.raises(ValueError, match="read-only"):
             limits[0, 0] = 9.0
 
@@ -112,32 +115,31 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("rate_hz = 100", "rate_hz = 5000", r"arm.rate_hz = 5000: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz = 100", "rate_hz = 49", "arm.rate_hz = 49: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz = 100", "rate_hz = 99.5", "arm.rate_hz = 99.5: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz = 100", "rate_hz = true", "arm.rate_hz = true: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz = 100", "rat_hz = 100", "arm.rat_hz: unknown key; did you mean `rate_hz`?"),
+            ("rate_hz", "rate_hz = 5000", r"arm.rate_hz = 5000: must be an integer in [50, 500] [Hz]; change it"),
+            ("rate_hz", "rate_hz = 49", "arm.rate_hz = 49: must be an integer in [50, 500] [Hz]; change it"),
+            ("rate_hz", "rate_hz = 99.5", "arm.rate_hz = 99.5: must be an integer in [50, 500] [Hz]; change it"),
+            ("rate_hz", "rate_hz = true", "arm.rate_hz = true: must be an integer in [50, 500] [Hz]; change it"),
+            ("rate_hz", "rat_hz = 100", "arm.rat_hz: unknown key; did you mean `rate_hz`?"),
             ("[task]", "[tusk]", "tusk: unknown key; did you mean `task`?"),
-            ("seed = 0", "colour = 0", "sim.colour: unknown key; remove it; known here: seed, cubes, camera_noise"),
-            ("priority = 80", "", "realtime.priority: missing key; add it: an integer in [0, 95]"),
+            ("seed", "colour = 0", "sim.colour: unknown key; remove it; known here: seed, cubes, camera_noise"),
+            ("priority", "", "realtime.priority: missing key; add it: an integer in [0, 95]"),
             ('driver = "feetech"', 'driver = "can"', 'arm.driver = "can": must be one of "feetech"; change it'),
-            ("jerk = 200.0", "jerk = 0.0",
+            ("jerk", "jerk = 0.0",
              "arm.joints[0].jerk = 0.0: must be a number in (0, 20000] [rad/s3], gripper [1/s3]; change it"),
-            ("fps = 15", "fps = 0", "cameras[0].fps = 0: must be an integer in [1, 90] [Hz]; change it"),
-            ("timeout_s = 12.0", 'timeout_s = "12"',
+            ("fps", "fps = 0", "cameras[0].fps = 0: must be an integer in [1, 90] [Hz]; change it"),
+            ("timeout_s", 'timeout_s = "12"',
              'task.timeout_s = "12": must be a number in (0, 3600] [s]; change it'),
-            ("fps = 15", "fps = 15\ncrop = [1, 2]", "cameras[0].crop: must be a list; change it"),
+            ("fps", "fps = 15\ncrop = [1, 2]", "cameras[0].crop: must be a list; change it"),
         ],
     )  # fmt: skip
     def test_names_key_value_range_and_remedy(self, old: str, new: str, message: str) -> None:
         assert refusal(old, new) == message
 
     @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "+nan"])
-    @pytest.mark.parametrize("key", ["velocity = 2.5", "following_error = 0.15", "camera_noise = 1.0"])
+    @pytest.mark.parametrize("key", ["velocity", "following_error", "camera_noise"])
     def test_only_finite_numbers(self, key: str, value: str) -> None:
-        name = key.split(" = ", maxsplit=1)[0]
-        message = refusal(key, f"{name} = {value}")
-        assert re.search(rf"{name} = [+-]?(nan|inf): must be a finite number", message)
+        message = refusal(key, f"{key} = {value}")
+        assert re.search(rf"{key} = [+-]?(nan|inf): must be a finite number", message)
 
     @pytest.mark.parametrize(
         ("old", "new", "words"),
@@ -151,15 +153,15 @@ class TestRefusal:
             ("zero_ticks = 2048", "zero_ticks = 1000", "outside [0, 4095]"),
             ("id = 2", "id = 1", "id 1 is used twice"),
             ('name = "elbow_flex"', 'name = "shoulder_pan"', "name shoulder_pan is used twice"),
-            ("baud = 1000000", "baud = 128000\ncalibration = 'x'", "at most 130 Hz"),
-            ("fps = 15", "fps = 15\ncrop = [10, 0, 160, 120]", "must lie inside the 160x120 image"),
-            ("voltage_low = 6.0", "voltage_low = 9.0", "must be below voltage_high"),
-            ('sampler = "auto"', 'sampler = "ddim(4)"', "video_first(nv,na), joint(n) or flash(1)"),
+            ("baud", "baud = 128000\ncalibration = 'x'", "at most 130 Hz"),
+            ("fps", "fps = 15\ncrop = [10, 0, 160, 120]", "must lie inside the 160x120 image"),
+            ("voltage_low", "voltage_low = 9.0", "must be below voltage_high"),
+            ("sampler", 'sampler = "ddim(4)"', "video_first(nv,na), joint(n) or flash(1)"),
             ('name = "front"', 'name = "Front camera"', "a-z, 0-9, _"),
         ],
     )
     def test_what_does_not_fit_together(self, old: str, new: str, words: str) -> None:
-        text = SIM.replace("rate_hz = 100", "rate_hz = 400") if "128000" in new else SIM
+        text = re.sub("rate_hz = [0-9]+", "rate_hz = 400", SIM, count=1) if "128000" in new else SIM
         assert words in refusal(old, new, text)
 
     def test_test_key_only_for_the_simulated_arm(self) -> None:
@@ -213,9 +215,7 @@ class TestRefusal:
         keys = [n for n, line in enumerate(lines) if " = " in line and not line.startswith("#")]
         number = data.draw(st.sampled_from(keys))
         value = data.draw(
-            st.sampled_from(
-                ["nan", "inf", "-1", "0", "1e300", "2147483648", '""', "true", "[]", "{}", "-0.0"]
-            )
+            st.sampled_from(["nan", "inf", "-1", "0", "1e300", "2147483648", '""', "true", "[]", "{}", "-0.0"])
             | st.integers(-(2**62), 2**62).map(str)
             | st.floats(allow_nan=False, allow_infinity=False).map(repr)
         )

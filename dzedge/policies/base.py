@@ -88,9 +88,7 @@ class Tokenizer:
         words = re.findall(r"[^\W_]+", instruction.lower())
         unknown = sorted({word for word in words if word not in self._ids})
         if unknown:
-            raise PolicyError(
-                f"instruction {instruction!r}: {self._suggest(unknown)}; known: {self._known()}"
-            )
+            raise PolicyError(f"instruction {instruction!r}: {self._suggest(unknown)}; known: {self._known()}")
         if len(words) > self._length:
             raise PolicyError(
                 f"instruction {instruction!r} has {len(words)} words: must be 0 to {self._length}; shorten it"

@@ -134,7 +134,8 @@ class WorldActionModel:
 
     def latent(self, frame: Frame) -> NDArray[np.float32]:
         """The clean latent of a frame, Shape (K, C); a copy."""
-        return self._memory.latents[self._remember(frame)].copy()
+        latent: NDArray[np.float32] = self._memory.latents[self._remember(frame)]
+        return latent.copy()
 
     def metres(self, latents: NDArray[np.float32]) -> Floats:
         """Latents in the units of the world: Shape (..., K, C), positions [m], presence 0..1."""
@@ -147,13 +148,9 @@ class WorldActionModel:
             return load_graph(self._bundle, name, self._precision, self._machine, share)
 
         self.action = load("action_step")
-        rows = {
-            key: self.action.inputs[key] for key in ("key_video", "value_video") if key in self.action.inputs
-        }
+        rows = {key: self.action.inputs[key] for key in ("key_video", "value_video") if key in self.action.inputs}
         self.video = load("video_step", **rows)
-        self.text = load(
-            "text", **{key: self.video.inputs[key] for key in ("text",) if key in self.video.inputs}
-        )
+        self.text = load("text", **{key: self.video.inputs[key] for key in ("text",) if key in self.video.inputs})
         self.encoder = load("frame_encoder")
         self.prefill = load("prefill", latent=self.encoder.outputs["latent"])
         self._check()
@@ -264,7 +261,8 @@ class WorldActionModel:
     # ---------------------------------------------------------------- results
 
     def _future(self, current: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (current + self._video[0] * self.statistics.residual_std).astype(np.float32)
+        future: NDArray[np.float32] = (current + self._video[0] * self.statistics.residual_std).astype(np.float32)
+        return future
 
     def _chunk(
         self, observation: Observation, anchor: Floats, future: NDArray[np.float32], chunk_id: int
@@ -323,9 +321,7 @@ def _table(name: str, values: object, shape: tuple[int, ...], positive: bool = F
     except ValueError:
         array = np.empty(0)
     if array.shape != shape:
-        raise BundleError(
-            f"statistics.{name}: shape {array.shape}, the manifest's sizes say {shape}; export again"
-        )
+        raise BundleError(f"statistics.{name}: shape {array.shape}, the manifest's sizes say {shape}; export again")
     if positive and not np.all(array > 0):
         raise BundleError(f"statistics.{name}: {array.min()} must be positive; export again")
     array.setflags(write=False)
