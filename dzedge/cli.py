@@ -163,7 +163,8 @@ def evaluate(
         raise UsageError(f"--suite {suite}: must be reach")
     results = []
     scenes = evaluation.scenes(episodes, seeds or [0])
-    for bundle in policies or [None]:
+    chosen: list[Path | None] = [*policies] if policies else [None]
+    for bundle in chosen:
         config, opened = _open(None, bundle, None)
         played = []
         with console.progress(opened.manifest.dzedge.model_id, len(scenes)) as advance:
