@@ -32,7 +32,7 @@ ACCELERATION = 254
 """Register value, [100 ticks/s^2]: the servo's own ramp stays out of the way; some units do not move without
 it."""
 JUMP_TICKS = 12
-"""How far a joint may stand from its goal once torque is on."""
+"""How far a joint may move when torque comes on; and how far from its goal an arm that is held may stand."""
 REST_TICKS_S = 20
 REST_NS = 3 * NS
 """A stop of category 1 waits this long for the arm to come to rest before torque goes off."""
@@ -204,20 +204,31 @@ class FeetechArm:
             bus.set(joint.id, "torque_limit", round(limits.max_torque * 1000))
             bus.set(joint.id, "acceleration", ACCELERATION)
         present = [_present(replies[servo], "present_position") for servo in self._ids]
+        goals = [self._hold(servo, ticks) for servo, ticks in zip(self._ids, present, strict=True)]
         try:
-            self._energise(present)
+            self._energise(goals, present)
         except DeviceError:
             self._goals[:] = -1
             self._torque_off()
             raise
-        self._goals[:] = present
-        positions = [joint.position(t) for joint, t in zip(self.joints, present, strict=True)]
+        self._goals[:] = goals
+        positions = [joint.position(t) for joint, t in zip(self.joints, goals, strict=True)]
         return JointState(np.array(positions), np.zeros(len(positions)), self._clock.now_ns())
 
-    def _energise(self, present: Sequence[int]) -> None:
-        """Goal := present, torque on, read back."""
+    def _hold(self, servo: int, present: int) -> int:
+        """The goal that moves nothing: where the joint is; or its old goal, if it is being held there
+        already, for under load it sags a little, and would a little more at each new start."""
+        if self.bus.get(servo, "torque_enable") == 1:
+            goal = self.bus.get(servo, "goal_position")
+            joint = self.joints[self._ids.index(servo)]
+            if abs(goal - present) <= JUMP_TICKS and joint.lower <= goal <= joint.upper:
+                return goal
+        return present
+
+    def _energise(self, goals: Sequence[int], present: Sequence[int]) -> None:
+        """Goals, torque on, read back."""
         bus = self.bus
-        for joint, velocity, ticks in zip(self.joints, self._velocities, present, strict=True):
+        for joint, velocity, ticks in zip(self.joints, self._velocities, goals, strict=True):
             bus.write(joint.id, GOAL, goal_row(joint, velocity, ticks))
             bus.set(joint.id, "torque_enable", 1)
             if bus.get(joint.id, "goal_position") != ticks:

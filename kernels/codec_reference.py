@@ -21,7 +21,7 @@ def encode_signed(value: int, bit: int) -> int:
 
 
 def decode_signed(raw: int, bit: int) -> int:
-    sign, magnitude = divmod(raw % 2 ** (bit + 1), 2**bit)
+    sign, magnitude = divmod(raw % (1 << bit + 1), 1 << bit)
     return magnitude * (1 - 2 * sign)
 
 

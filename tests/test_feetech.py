@@ -179,6 +179,15 @@ class TestActivate:
         rig.arm.activate()
         assert (1, 3000) not in seen and (1, 2048) in seen
 
+    def test_an_arm_that_is_held_keeps_its_goals(self, rig: Rig) -> None:
+        rig.arm.activate()
+        rig.bus.advance = None
+        rig.servo(2).set_present(2048 - JUMP_TICKS, 0, 0, 7.4, 30)
+        rig.servo(3).set_present(2048 - JUMP_TICKS - 1, 0, 0, 7.4, 30)
+        state = rig.arm.activate()
+        assert rig.arm.goal_ticks[:3].tolist() == [2048, 2048, 2048 - JUMP_TICKS - 1]
+        assert state.positions[1] == 0.0 and state.positions[2] < 0.0
+
     def test_outside_the_limits_is_refused(self, rig: Rig) -> None:
         rig.servo(1).set_present(3900, 0, 0, 7.4, 30)
         rig.bus.advance = None
