@@ -497,7 +497,7 @@ def step(
     if target.shape[0] != joints or target_velocity.shape[0] != joints or not _valid(state, limits, elapsed):
         return INVALID
     for i in range(joints):
-        if not (target[i] - target[i] == 0.0 and target_velocity[i] - target_velocity[i] == 0.0):
+        if target[i] - target[i] != 0.0 or target_velocity[i] - target_velocity[i] != 0.0:
             return INVALID
     for i in range(joints):
         state[0, i], state[1, i], state[2, i], bits = _joint(
@@ -529,7 +529,7 @@ def track(
         return INVALID
     for row in range(3):
         for i in range(joints):
-            if not target[row, i] - target[row, i] == 0.0:
+            if target[row, i] - target[row, i] != 0.0:
                 return INVALID
     for i in range(joints):
         state[0, i], state[1, i], state[2, i], bits = _joint(
