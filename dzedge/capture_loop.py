@@ -67,8 +67,9 @@ def run(stage: Stage) -> None:
     capture = Capture(stage.config, stage.mailboxes.rendered, stage.mailboxes.frames)
     seen = CameraState.ABSENT
     try:
+        # Before the start: pumps and librealsense's own threads inherit it. Above inference, below control.
+        stage.realtime(stage.config.realtime.priority // 4, lock_memory=False)
         capture.start(clock.now_ns())
-        stage.realtime(priority=0, lock_memory=False)
         next_ns = clock.now_ns()
         while not board.stopping:
             now_ns = clock.now_ns()

@@ -47,7 +47,11 @@ def run(
     """Run a robot until its task succeeds or times out; write a summary and a picture of it."""
     config, bundle = _open(robot, policy, seed)
     from dzedge import console, report
+    from dzedge.policies.base import Tokenizer
 
+    asked = task or config.task.instruction
+    if asked is not None:  # before anything is started or moved
+        Tokenizer(bundle.manifest.dzedge.language).ids(asked)
     runner = _runner(config, lockstep)
     with console.live(config.arm.names, not headless) as on_status:
         result = runner(config, bundle, task=task, seed=config.sim.seed, duration_s=duration, on_status=on_status)
@@ -220,21 +224,21 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 @app.command(context_settings=PASS_ON)
 def export(context: typer.Context) -> None:
     """Export a checkpoint to a signed bundle (needs the [export] extra)."""
-    _training("export", context.args)
+    _training("export", "release", context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Train a world action model (needs the [export] extra)."""
-    _training("train", context.args)
+    _training("train", "train", context.args)
 
 
-def _training(command: str, arguments: list[str]) -> None:
+def _training(command: str, module: str, arguments: list[str]) -> None:
     """Hand over to dzedge.export, which alone may load torch."""
     for module in ("torch", "onnx"):
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"dzedge {command}: {module} is missing; pip install 'dzedge[export]', or use .venv-dev")
-    entry: Any = importlib.import_module(f"dzedge.export.{command}")
+    entry: Any = importlib.import_module(f"dzedge.export.{module}")
     entry.main(arguments)
 
 

@@ -20,7 +20,7 @@ FRAME_SLOTS = 16
 STAGES = ("capture", "inference", "control", "sim")
 """Processes with a heartbeat on the board, in its order."""
 REPORT_BYTES = 4096
-"""Longest report of control, as JSON."""
+"""Longest report of control, as JSON, and longest message of a failure."""
 TEXT_BYTES = 248
 """Longest instruction, as UTF-8."""
 VARIABLE = "DZEDGE_MEMORY"
@@ -51,6 +51,7 @@ class Mailboxes:
             "states": StateRing.bytes_for(joints),
             "trajectory": TrajectoryBox.bytes_for(knots, joints),
             "reports": Ring.size(2, REPORT_BYTES),
+            "failures": Ring.size(2, REPORT_BYTES),
             "ports": Ring.size(2, TEXT_BYTES),
             "scenes": Ring.size(2, 8),
             "verdicts": Ring.size(2, TEXT_BYTES),
@@ -77,6 +78,7 @@ class Mailboxes:
         self.states = StateRing(maps["states"], joints)
         self.trajectory = TrajectoryBox(maps["trajectory"], knots, joints)
         self._reports = Ring(maps["reports"], 2, REPORT_BYTES)
+        self._failures = Ring(maps["failures"], 2, REPORT_BYTES)
         self._ports = Ring(maps["ports"], 2, TEXT_BYTES)
         self.scenes = Ring(maps["scenes"], 2, 8)
         self.verdicts = Ring(maps["verdicts"], 2, TEXT_BYTES)
@@ -91,6 +93,16 @@ class Mailboxes:
     @port.setter
     def port(self, path: str) -> None:
         self._ports.write(path.encode().ljust(TEXT_BYTES, b"\0"), ())
+
+    @property
+    def failure(self) -> str:
+        """Why a stage had to end, in its own words; "" while all is well."""
+        record = self._failures.read()
+        return bytes(record[1]).rstrip(b"\0").decode("utf-8", "replace") if record else ""
+
+    @failure.setter
+    def failure(self, message: str) -> None:
+        self._failures.write(message.encode()[:REPORT_BYTES].ljust(REPORT_BYTES, b"\0"), ())
 
     def report(self, document: Mapping[str, object]) -> None:
         """Publish control's account of itself; see `latest_report`."""

@@ -83,6 +83,7 @@ def main(name: str, run: Callable[[Stage], None]) -> None:
     try:
         run(stage)
     except DzedgeError as error:
+        stage.mailboxes.failure = f"{name}: {error}"
         log(name, "error", error=type(error).__name__, message=str(error), exit_code=error.exit_code)
         raise SystemExit(error.exit_code) from None
 

@@ -29,7 +29,9 @@ from dzedge.safety import STATES
 
 POLL_S = 0.05
 SILENT_NS = {"capture": 5 * NS, "inference": 5 * NS, "control": NS, "sim": 5 * NS}
-"""A stage whose heartbeat is older is killed and restarted; starting up does not count."""
+"""A stage whose heartbeat is older is killed and restarted."""
+STARTING_NS = 30 * NS
+"""Time to the first heartbeat: a large model on a small board takes its time."""
 RESTARTS_PER_MINUTE = 5
 """A stage that dies more often than this ends the run: something is broken that a restart does not mend."""
 STOP_S = 5.0
@@ -84,9 +86,10 @@ class Supervisor:
             self._spawn(name)
 
     def _spawn(self, name: str) -> None:
+        index = STAGES.index(name)
         extra = {
             "parent": os.getpid(),
-            "starts": self.board.stage(STAGES.index(name))[4],
+            "starts": self.board.stage(index)[4],
             "horizon": self.section.horizon,
             "dt_ns": self.section.dt_ns,
         }
@@ -99,6 +102,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
+        self.board.enter(index, process.pid)
         now_ns = self.clock.now_ns()
         if name in self.children:
             self.children[name].process = process
@@ -112,8 +116,8 @@ class Supervisor:
         for child in self.children.values():
             beats, beat_ns, *_ = self.board.stage(STAGES.index(child.name))
             if child.process.poll() is None:
-                alive = beats == 0 or now_ns - beat_ns < SILENT_NS[child.name]
-                if alive or now_ns - child.started_ns < SILENT_NS[child.name]:
+                limit_ns = SILENT_NS[child.name] if beats else STARTING_NS
+                if now_ns - (beat_ns if beats else child.started_ns) < limit_ns:
                     continue
                 stage.log("supervisor", "silent", child=child.name)
                 child.process.kill()
@@ -124,9 +128,9 @@ class Supervisor:
     def _restart(self, child: Child, now_ns: int) -> None:
         code = child.process.returncode
         if code > 0:
-            failures = {error.exit_code: error for error in (DzedgeError, *_subclasses(DzedgeError))}
-            kind = failures.get(code, DzedgeError)
-            raise kind(f"{child.name} ended with exit code {code}; its message stands above")
+            kinds = {error.exit_code: error for error in (*DzedgeError.__subclasses__(), DzedgeError)}
+            message = self.mailboxes.failure or f"{child.name} ended with exit code {code}; see the log above"
+            raise kinds.get(code, DzedgeError)(message)
         child.died_ns = [t for t in child.died_ns if now_ns - t < 60 * NS] + [now_ns]
         if len(child.died_ns) > RESTARTS_PER_MINUTE:
             raise DeviceError(
@@ -276,10 +280,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def _subclasses(kind: type) -> list[type]:
-    return [found for direct in kind.__subclasses__() for found in (direct, *_subclasses(direct))]
 
 
 def _signal_name(code: int) -> str:

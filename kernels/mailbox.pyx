@@ -495,7 +495,7 @@ cdef class Board:
         self.beat(stage, now_ns, state)
 
     def enter(self, stage, pid):
-        """A stage has started: clear its line, note its process and bump its epoch."""
+        """A stage is started: clear its line, note its process, count the start."""
         cdef int64* line = &self.words[B_STAGES + <int>stage * BEAT]
         dz_store(&line[0], 0)
         dz_store(&line[3], pid)

@@ -320,13 +320,14 @@ cdef class Tick:
     # ---------------------------------------------------------------- from Python
 
     def arm(self, goal, int64 now_ns):
-        """Torque came on holding `goal`, Shape (J,), [rad]: hold it (state ARMED) until a chunk comes."""
+        """Torque came on holding `goal`, Shape (J,), [rad], as just measured: hold it (ARMED) until a chunk comes."""
         cdef Py_ssize_t j
         for j in range(self.joints):
             self.commanded[0, j] = goal[j]
             self.commanded[1, j] = self.commanded[2, j] = 0.0
         gate.arm(self.gate_memory, self.commanded[0])
-        self.commanded_ns = now_ns
+        memcpy(&self.measured[0], &self.commanded[0, 0], self.joints * sizeof(double))
+        self.commanded_ns = self.measured_ns = now_ns
         self.epoch = self.board.epoch
         self.state, self.cause, self.code = ARMED, CAUSE_NONE, 0
 

@@ -1,0 +1,205 @@
+"""The four processes of the simulated robot: killed, interrupted, refused. Real processes, real pty, real time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from dzedge.config import RobotConfig, default_path, load
+from dzedge.errors import BundleError, DeviceError
+from dzedge.kernels.tick import Request, State
+from dzedge.robot import verified_bundle
+from dzedge.stage import STOP_THEN_OFF
+from dzedge.supervisor import Supervisor
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 40.0
+
+
+def wait_for(what: str, condition: Callable[[], object], robot: Supervisor | None = None) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE_S} s"
+        if robot is not None:
+            robot.watch()
+        time.sleep(0.01)
+
+
+def state_of(robot: Supervisor) -> State:
+    newest = robot.mailboxes.states.newest()
+    return State(newest[2]) if newest else State.BOOT
+
+
+def commands(robot: Supervisor, since: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(times [s], states, commands of Shape (n, J)) of the ticks still in the ring."""
+    records = robot.mailboxes.states.since(since)
+    return (
+        np.array([r[1] for r in records]) * 1e-9,
+        np.array([r[2] for r in records]),
+        np.array([r[7] for r in records]),
+    )
+
+
+def assert_speed_held(robot: Supervisor) -> None:
+    """No two commands are farther apart than the velocity limit allows in the time between them."""
+    times, states, rows = commands(robot)
+    driven = states >= State.ARMED
+    steps = np.abs(np.diff(rows, axis=0))[driven[1:] & driven[:-1]]
+    elapsed = np.diff(times)[driven[1:] & driven[:-1], None]
+    assert (steps <= robot.config.arm.limits()[0] * elapsed * 1.05 + 1e-9).all()
+
+
+@pytest.fixture
+def config() -> RobotConfig:
+    return load(default_path())
+
+
+@pytest.fixture
+def robot(config: RobotConfig) -> Iterator[Supervisor]:
+    with Supervisor(config, verified_bundle(config)) as made:
+        made.start()
+        made.new_scene(0)
+        wait_for("the scene", made.verdict, made)
+        made.board.set_task(made.verdict()[0], time.monotonic_ns())
+        wait_for("RUN", lambda: state_of(made) == State.RUN, made)
+        yield made
+
+
+@pytest.mark.parametrize("victim", ["inference", "capture"])
+def test_without_its_eyes_or_its_mind_the_arm_stops_holds_and_goes_on_when_they_are_back(robot, victim):
+    child = robot.children[victim].process
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    wait_for("HOLD", lambda: state_of(robot) == State.HOLD)  # nobody restarts it yet
+    time.sleep(0.5)
+    assert np.ptp(commands(robot)[2][-20:], axis=0).max() == 0.0
+    assert robot.board.request == Request.REQUEST_RUN
+    wait_for("RUN again", lambda: state_of(robot) == State.RUN, robot)
+    assert robot.restarts == 1
+    assert_speed_held(robot)
+
+
+def test_a_killed_control_leaves_no_goal_beyond_its_last_and_comes_back_holding(robot):
+    child = robot.children["control"].process
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    count = robot.mailboxes.states.count
+    last = robot.mailboxes.states.newest()[7]
+    wait_for("control", lambda: robot.mailboxes.states.count > count + 20, robot)
+    assert state_of(robot) == State.HOLD
+    assert robot.board.request == Request.REQUEST_HOLD
+    _, states, rows = commands(robot, count)
+    assert set(states) == {int(State.HOLD)}
+    assert np.abs(rows - last).max() < 0.1  # at rest near where it was going: never farther along
+    assert np.ptp(rows, axis=0).max() == 0.0
+    time.sleep(1.0)
+    assert state_of(robot) == State.HOLD  # never by itself
+    robot.board.request = Request.REQUEST_RUN
+    wait_for("RUN on request", lambda: state_of(robot) == State.RUN, robot)
+
+
+def test_a_stage_that_hangs_is_killed_and_restarted(robot):
+    child = robot.children["inference"].process
+    os.kill(child.pid, signal.SIGSTOP)
+    wait_for("a restart", lambda: robot.restarts == 1, robot)
+    wait_for("RUN again", lambda: state_of(robot) == State.RUN, robot)
+
+
+def test_the_end_of_the_simulator_is_the_end_of_the_run(robot):
+    os.kill(robot.children["sim"].process.pid, signal.SIGKILL)
+    with pytest.raises(DeviceError, match="simulated robot is gone"):
+        wait_for("the error", lambda: False, robot)
+
+
+def test_a_controlled_stop_ends_every_process_in_time(robot):
+    children = [child.process for child in robot.children.values()]
+    robot.stop(STOP_THEN_OFF)
+    assert [process.returncode for process in children] == [0, 0, 0, 0]
+    assert np.abs(np.diff(commands(robot)[2][-2:], axis=0)).max() < 0.001  # the last step of the braking
+    assert_speed_held(robot)
+
+
+def test_a_camera_that_is_not_there_ends_the_run_with_its_error(config):
+    camera = msgspec.structs.replace(config.cameras[0], serial="123456789012")
+    config = msgspec.structs.replace(config, cameras=(camera,))
+    with Supervisor(config, verified_bundle(config)) as robot:
+        robot.start()
+        with pytest.raises(DeviceError, match="camera 123456789012: not attached"):
+            wait_for("the error", lambda: False, robot)
+        assert robot.mailboxes.states.newest() is None or state_of(robot) != State.RUN
+
+
+def stages_alive() -> set[int]:
+    """Processes that run a stage of ours, from /proc."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(b"dzedge.") and word.endswith(b"_loop") for word in words):
+            found.add(int(entry.parent.name))
+    return found
+
+
+def memory_files() -> int:
+    """Memory files of this project that any process still holds."""
+    count = 0
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            count += "memfd:dzedge" in os.readlink(link)
+        except OSError:
+            continue
+    return count
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_by_a_controlled_stop_and_leaves_nothing_behind(number, tmp_path):
+    before, memory = stages_alive(), memory_files()
+    command = [sys.executable, "-I", "-m", "dzedge.cli", "run", "--duration", "60", "--out", str(tmp_path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for("its stages", lambda: len(stages_alive() - before) == 4)
+    time.sleep(4.0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert stages_alive() == before
+    assert memory_files() == memory
+    document = msgspec.json.decode(out)
+    assert document["restarts"] == 0, err.decode()
+    assert b"Traceback" not in err
+
+
+def test_children_end_when_the_supervisor_itself_is_killed(tmp_path):
+    before = stages_alive()
+    command = [sys.executable, "-I", "-m", "dzedge.cli", "run", "--duration", "60", "--out", str(tmp_path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for("its stages", lambda: len(stages_alive() - before) == 4)
+    time.sleep(2.0)
+    process.kill()
+    process.wait()
+    wait_for("the end of its stages", lambda: stages_alive() <= before)
+
+
+def test_a_bundle_for_another_arm_is_refused_before_anything_starts(config):
+    joints = [msgspec.structs.replace(joint, name=f"{joint.name}_x") for joint in config.arm.joints]
+    config = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, joints=tuple(joints)))
+    from dzedge.supervisor import run_robot
+
+    before = stages_alive()
+    with pytest.raises(BundleError, match="made for joints"):
+        run_robot(
+            config,
+            verified_bundle(config),
+            task=None,
+            seed=0,
+            duration_s=None,
+            on_status=lambda status: None,
+        )
+    assert stages_alive() == before
