@@ -235,9 +235,9 @@ def train(context: typer.Context) -> None:
 
 def _training(command: str, module: str, arguments: list[str]) -> None:
     """Hand over to dzedge.export, which alone may load torch."""
-    for module in ("torch", "onnx"):
-        if importlib.util.find_spec(module) is None:
-            raise UsageError(f"dzedge {command}: {module} is missing; pip install 'dzedge[export]', or use .venv-dev")
+    for needed in ("torch", "onnx"):
+        if importlib.util.find_spec(needed) is None:
+            raise UsageError(f"dzedge {command}: {needed} is missing; pip install 'dzedge[export]', or use .venv-dev")
     entry: Any = importlib.import_module(f"dzedge.export.{module}")
     entry.main(arguments)
 

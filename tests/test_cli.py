@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dzedge import cli, config, console, errors, evaluate, lockstep, report, robot, supervisor
+from dzedge.bundle import Language
 from dzedge.history import History, Imagination, RunResult, Seen, Status
 from dzedge.picture import Imaginer
 
@@ -62,7 +63,8 @@ def call(monkeypatch, capsys, tmp_path):
 def played(monkeypatch):
     """Runs end at once with what `played.result` says; `played.calls` holds what was asked."""
     seen = SimpleNamespace(result=make_result(make_history()), calls=[])
-    section = SimpleNamespace(model_id="fake")
+    words = {word: i + 1 for i, word in enumerate(["reach", "the", "red", "cube"])}
+    section = SimpleNamespace(model_id="fake", language=Language(words=8, vocabulary=words))
     bundle = SimpleNamespace(name="fake", manifest=SimpleNamespace(dzedge=section))
 
     def runner(config, bundle, **asked):
@@ -140,6 +142,10 @@ class TestErrors:
         code, out, err = call(*arguments)
         assert code == wanted and words in err and out == ""
         assert "Traceback" not in err
+
+    def test_words_that_the_policy_does_not_know_move_nothing(self, call, played):
+        code, _, err = call("run", "--task", "reach the rad cube")
+        assert code == 1 and "'rad'" in err and "'red'" in err and not played.calls
 
     def test_unknown_key_is_named(self, call, tmp_path):
         text = config.default_path().read_text().replace("rate_hz = 100", "rate_hz = 100\nspeed = 3", 1)
