@@ -1,6 +1,5 @@
 """The policy bundle: what is signed opens; whatever is changed, added, moved or linked does not."""
 
-import base64
 import hashlib
 import os
 import shutil
@@ -8,11 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dzedge import bundle, minisign
+from dzedge import bundle
 from dzedge.bundle import MANIFEST, SIGNATURE, open_bundle
 from dzedge.errors import BundleError
 from dzedge.export import stub
@@ -328,52 +326,3 @@ class TestPack:
         bundle.sign(folder, other)
         assert open_bundle(folder, (other.public,)).key == other.public
         refused(folder, "signed by key")
-
-
-class TestKeys:
-    def test_round_trip(self) -> None:
-        assert PublicKey.decode(KEY.public.encode(), "x") == KEY.public
-        assert SecretKey.decode(KEY.encode(), "x") == KEY
-
-    def test_generated_keys_differ(self) -> None:
-        assert SecretKey.generate() != SecretKey.generate()
-
-    def test_secret_is_not_printed(self) -> None:
-        assert repr(KEY.seed) not in repr(KEY)
-        assert KEY.seed.hex() not in repr(KEY)
-
-    def test_damaged_secret_key(self) -> None:
-        lines = KEY.encode().splitlines()
-        broken = lines[1][:100] + ("A" if lines[1][100] != "A" else "B") + lines[1][101:]
-        with pytest.raises(BundleError, match="checksum"):
-            SecretKey.decode(f"{lines[0]}\n{broken}\n", "x")
-
-    @pytest.mark.parametrize("text", ["", "untrusted comment: x\n", "a\nb\n", "untrusted comment: x\n!!!!\n"])
-    def test_junk_keys(self, text: str) -> None:
-        with pytest.raises(BundleError, match="not a minisign"):
-            PublicKey.decode(text, "x")
-        with pytest.raises(BundleError, match="not a minisign"):
-            SecretKey.decode(text, "x")
-
-    def test_keys_from_files(self, tmp_path: Path) -> None:
-        path = tmp_path / "mine.pub"
-        path.write_text(KEY.public.encode())
-        assert minisign.load_keys((str(path),)) == (KEY.public,)
-        with pytest.raises(BundleError, match="cannot read"):
-            minisign.load_keys((str(tmp_path / "none.pub"),))
-
-    def test_signature_is_minisigns(self) -> None:
-        """The layout of minisign's own files: algorithm, key id, signature; comment, signature over both."""
-        lines = KEY.sign(b"data", "a comment").decode().splitlines()
-        raw, whole = base64.b64decode(lines[1]), base64.b64decode(lines[3])
-        assert lines[0].startswith("untrusted comment: ")
-        assert lines[2] == "trusted comment: a comment"
-        assert (raw[:2], raw[2:10], len(raw), len(whole)) == (b"ED", KEY.id, 74, 64)
-        public = Ed25519PublicKey.from_public_bytes(KEY.public.raw)
-        public.verify(raw[10:], hashlib.blake2b(b"data", digest_size=64).digest())
-        public.verify(whole, raw[10:] + b"a comment")
-
-    @pytest.mark.parametrize("comment", ["two\nlines", "ünsigned", "x" * 201])
-    def test_comment_is_printable_ascii(self, comment: str) -> None:
-        with pytest.raises(BundleError, match="printable"):
-            KEY.sign(b"data", comment)
