@@ -37,6 +37,14 @@ def make_ring(slots: int = 8, height: int = HEIGHT, width: int = WIDTH) -> Frame
     return FrameRing(np.zeros(FrameRing.bytes_for(slots, height, width), np.uint8), slots, height, width)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def bus_watcher():
+    """Keeps librealsense's bus watcher alive: without a context, each device takes 0.1 s to end its own."""
+    lib = library()
+    with lib.held("context", lib.call("rs2_create_context", lib.version)):
+        yield
+
+
 class Stream:
     """A software sensor that streams into a queue, and the pump that empties it."""
 
