@@ -17,6 +17,7 @@ from msgspec import Meta
 from dzedge.errors import DzedgeError
 
 T = TypeVar("T")
+UNKNOWN = object()
 STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
@@ -55,22 +56,23 @@ def _explain(message: str, document: Any, record: Any, source: str) -> str:
     if missing:
         inner = _fields(hint).get(missing[1])
         return f"{source}: {prefix}{missing[1]}: missing key; add it: {_allowed(inner)}"
-    shown = f" = {_short(value)}" if key and not isinstance(value, (dict, list)) else ""
-    if not shown and not reason.startswith(("Expected", "Invalid")):
-        return f"{source}: {key + ': ' if key else ''}{reason}"
-    return f"{source}: {key}{shown}: must be {_allowed(hint)}; change it"
+    where = ": ".join(part for part in (source, key) if part)
+    if not reason.startswith(("Expected", "Invalid")):
+        return f"{where}: {reason}"
+    shown = f" = {_short(value)}" if key and not isinstance(value, (dict, list)) and value is not UNKNOWN else ""
+    return f"{where}{shown}: must be {_allowed(hint)}; change it"
 
 
 def _follow(value: Any, hint: Any, steps: list[str]) -> tuple[Any, Any]:
-    """The value and the type hint at the end of a key path; None where the path leaves the document."""
+    """The value and the type hint at the end of a key path. msgspec does not say which value of a mapping it
+    means (`...`): the value is UNKNOWN then."""
     for step in steps:
-        if step.isdigit() and isinstance(value, list):
-            value = value[int(step)] if int(step) < len(value) else None
-            hint = _element(hint, int(step))
-        elif isinstance(value, dict):
-            value, hint = value.get(step), _fields(hint).get(step)
+        if isinstance(value, list) and step.isdigit():
+            value, hint = value[int(step)], _element(hint, int(step))
+        elif isinstance(value, dict) and step in value:
+            value, hint = value[step], _fields(hint).get(step)
         else:
-            return value, hint
+            value, hint = UNKNOWN, _element(hint, 1)
     return value, hint
 
 
@@ -119,8 +121,10 @@ def _allowed(hint: Any) -> str:
         if low is not None and high is not None:
             opening, closing = "[" if meta.ge is not None else "(", "]" if meta.le is not None else ")"
             words += f" in {opening}{low:g}, {high:g}{closing}"
-        if meta.min_length is not None or meta.max_length is not None:
-            words += f" of {meta.min_length or 0} to {meta.max_length or 'any number of'} entries"
+        elif low is not None or high is not None:
+            words += f" of at least {low:g}" if low is not None else f" of at most {high:g}"
+        if meta.min_length is not None and meta.max_length is not None:
+            words += f" of {meta.min_length} to {meta.max_length} {'characters' if bare is str else 'entries'}"
         if meta.description:
             words += f" {meta.description}" if meta.description.startswith("[") else f" ({meta.description})"
     return words
