@@ -3,19 +3,22 @@
 - bus_cpu_scservo, bus_cpu_rustypot: CPU per cycle (rusage of this process) of 6 servos, sync write of goal
   positions and sync read of present positions, over a pty whose other end, a process of its own, answers as
   soon as it has read the request. All three clients send the same goals and must return the same positions;
-  slices alternate. Each client is used from Python, ours too. - bus_wire, bus_wire_short: median duration of
-  a cycle over its time on the wire at 1 Mbps, against the paced emulator in a process of its own: write 6 and
-  read 15 bytes; write 2 and read 2. The emulator's transcript and every duration must show that no reply byte
-  came before its wire time, or the figure is not ok.
+  slices alternate, the best of each counts. Each client is used from Python, ours too.
+- bus_wire, bus_wire_short: median duration of a cycle over its time on the wire at 1 Mbps, against the paced
+  emulator in a process of its own: write 6 and read 15 bytes; write 2 and read 2. The emulator's transcript and
+  every duration must show that no reply byte came before its wire time, or the figure is not ok.
+
+Partner, emulator and, on the wire, we run with real-time priority where it is allowed, as the robot does.
 """
 
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 
 import numpy as np
@@ -31,21 +34,33 @@ from dzedge.hardware.serial_port import SerialPort
 IDS = [1, 2, 3, 4, 5, 6]
 TICKS_PER_RAD = 4096 / (2 * np.pi)
 CLOCK = MonotonicClock()
-SLICES, CYCLES = 12, 250
+SLICES, CYCLES = 20, 100
 PACED_CYCLES, PACED_PERIOD_NS = 800, 5_000_000
 
-PARTNER = """
-import os, select, sys, tty
+REALTIME = """
+import os
+try:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+except OSError:
+    pass
+"""
+
+PARTNER = REALTIME + """
+import select, sys, tty
 import numpy as np
 from dzedge.kernels import codec
 
-def reply(servo):
+def reply(servo, count):
     out = bytearray(64)
-    return bytes(out[: codec.status(out, servo, 0, (2000 + servo).to_bytes(2, "little"))])
+    return bytes(out[: codec.status(out, servo, 0, (2000 + servo).to_bytes(count, "little"))])
 
-out = bytearray(64)
-request = bytes(out[: codec.sync_read(out, 56, 2, bytes(range(1, 7)))])
-answer = b"".join(reply(servo) for servo in range(1, 7))
+def request(count):
+    out = bytearray(64)
+    return bytes(out[: codec.sync_read(out, 56, count, bytes(range(1, 7)))])
+
+# 2 bytes; more where our cycle asks again after it lost a reply
+answers = {request(n): b"".join(reply(servo, n) for servo in range(1, 7)) for n in range(2, 10)}
+length = len(request(2))
 lines = [os.openpty() for _ in range(3)]
 for _, slave in lines:
     tty.setraw(slave)
@@ -56,12 +71,13 @@ while True:
     for fd in ready(masters, (), ())[0]:
         if fd == 0:
             sys.exit()
-        if read(fd, 4096).endswith(request):
+        answer = answers.get(read(fd, 4096)[-length:])
+        if answer:
             write(fd, answer)
 """
 
-EMULATOR = """
-import json, sys, threading
+EMULATOR = REALTIME + """
+import json, sys
 from dzedge.hardware.sim.pty_server import PtyServer, TO_HOST, early_replies
 from dzedge.hardware.sim.servo import Servo
 from dzedge.hardware.sim.servo_bus import ServoBus
@@ -91,6 +107,18 @@ def process(code: str) -> Iterator[subprocess.Popen[str]]:
         assert child.stdin is not None
         child.stdin.close()
         child.wait(10)
+
+
+@contextmanager
+def realtime() -> Iterator[None]:
+    """SCHED_FIFO for this process where allowed, as the control loop has it."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def first_line(child: subprocess.Popen[str]) -> str:
@@ -193,9 +221,10 @@ def cpu() -> list[dict]:
         for _ in range(SLICES):
             for name, cycle in cycles.items():
                 taken[name].append(slice_us(cycle))
-    value = statistics.median(taken["ours"])
+    # the best slice of each: a loaded machine delays the partner, and those who wait busily would pay for it
+    value = min(taken["ours"])
     return [
-        row(f"bus_cpu_{name}", value, "us", statistics.median(taken[name]), bar)
+        row(f"bus_cpu_{name}", value, "us", min(taken[name]), bar)
         for name, bar in (("scservo", 0.10), ("rustypot", 0.50))
     ]
 
@@ -205,7 +234,7 @@ def wire(name: str, state: bool, bar: float) -> dict:
     cycle = compiled.build()
     durations: list[int] = []
     failed = 0
-    with process(EMULATOR) as emulator:
+    with process(EMULATOR) as emulator, realtime():
         port = SerialPort(first_line(emulator))
         start_ns = CLOCK.now_ns()
         cycle.seed(np.array(goals(0), np.int32), start_ns)
