@@ -46,15 +46,18 @@ def run(
 ) -> None:
     """Run a robot until its task succeeds or times out; write a summary and a picture of it."""
     config, bundle = _open(robot, policy, seed)
-    from dzedge import console, report
-    from dzedge.policies.base import Tokenizer
+    from dzedge import console
 
     asked = task or config.task.instruction
     if asked is not None:  # before anything is started or moved
+        from dzedge.policies.base import Tokenizer
+
         Tokenizer(bundle.manifest.dzedge.language).ids(asked)
     runner = _runner(config, lockstep)
     with console.live(config.arm.names, not headless) as on_status:
         result = runner(config, bundle, task=task, seed=config.sim.seed, duration_s=duration, on_status=on_status)
+    from dzedge import report  # not before: the arm need not wait for what draws pictures
+
     files = report.write(result, config, bundle, out)
     if as_json:
         console.emit(report.document(result, files))
