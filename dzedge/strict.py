@@ -110,6 +110,8 @@ def _element(hint: Any, index: int) -> Any:
 def _allowed(hint: Any) -> str:
     """What a hint allows, in words: `an integer in [50, 500] [Hz]`."""
     bare, metas = _bare(hint)
+    if typing.get_origin(bare) in (typing.Union, types.UnionType):
+        return " or ".join(_allowed(arm) for arm in typing.get_args(bare) if arm is not type(None))
     if typing.get_origin(bare) is typing.Literal:
         return "one of " + ", ".join(_short(v) for v in typing.get_args(bare))
     words = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(bare, "")

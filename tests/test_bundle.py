@@ -71,6 +71,9 @@ class TestOpen:
         assert (manifest["format"], manifest["version"]) == ("policy_package", "1.0")
         assert manifest["hardware"]["robots"][0]["action"]["order"] == list(stub.JOINTS)
 
+    def test_an_imagination_has_so_many_numbers(self, folder: Path) -> None:
+        assert opened(folder).manifest.dzedge.latents == 4 * 7 * 10
+
     def test_packing_twice_gives_the_same_bytes(self, tmp_path: Path) -> None:
         first, second = write_small(tmp_path / "one.dzp"), write_small(tmp_path / "two.dzp")
         for name in (MANIFEST, SIGNATURE):
@@ -230,6 +233,21 @@ class TestFiles:
         shutil.move(folder / name, tmp_path / name)
         (folder / name).symlink_to(tmp_path / name)
         refused(folder, "cannot open")
+
+    @pytest.mark.parametrize("change", [-5, 5])
+    def test_file_that_changes_while_it_is_read(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, change: int
+    ) -> None:
+        """Between looking at the size and reading the bytes: the size that was looked at decides."""
+        size, real = (folder / "a.onnx").stat().st_size, os.readv
+
+        def readv(descriptor: int, buffers: list[memoryview]) -> int:
+            if os.fstat(descriptor).st_size == size:
+                os.truncate(folder / "a.onnx", size + change)
+            return real(descriptor, buffers)
+
+        monkeypatch.setattr(os, "readv", readv)
+        refused(folder, "changed while it was read")
 
     def test_fifo_does_not_hang(self, folder: Path) -> None:
         (folder / "a.onnx").unlink()

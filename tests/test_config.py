@@ -77,6 +77,10 @@ class TestShipped:
         assert bundle.parent == ROBOTS.parent / "bundles"
         assert bundle.suffix == ".dzp"
 
+    def test_a_crop_inside_the_image(self) -> None:
+        text = SIM.replace("fps = ", "crop = [16, 12, 128, 96]\nfps = ", 1)
+        assert config.parse(text, "x").cameras[0].crop == (16, 12, 128, 96)
+
     def test_survives_the_way_to_a_child_process(self) -> None:
         loaded = config.load(ROBOTS / "sim.toml")
         assert msgspec.json.decode(msgspec.json.encode(loaded), type=RobotConfig) == loaded

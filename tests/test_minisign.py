@@ -48,6 +48,16 @@ class TestKeys:
         with pytest.raises(BundleError, match="not a minisign"):
             SecretKey.decode(text, "x")
 
+    def test_keys_of_another_kind(self) -> None:
+        for text, decode, words in (
+            (KEY.public.encode(), PublicKey.decode, "not an Ed25519 key"),
+            (KEY.encode(), SecretKey.decode, "not a minisign secret key"),
+        ):
+            comment, line = text.splitlines()
+            other = base64.b64encode(b"Xx" + base64.b64decode(line)[2:]).decode()
+            with pytest.raises(BundleError, match=words):
+                decode(f"{comment}\n{other}\n", "x")
+
     def test_keys_from_files(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.pub"
         path.write_text(KEY.public.encode())

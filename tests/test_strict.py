@@ -22,6 +22,7 @@ class Outer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inner: Inner
     parts: tuple[Inner, ...] = ()
     pair: tuple[int, float] = (0, 0.0)
+    either: int | str | None = None
     table: dict[str, Annotated[int, Meta(ge=1)]] = {}
 
     def __post_init__(self) -> None:
@@ -50,11 +51,12 @@ def message(document: object) -> str:
         ({"inner": {}}, "file: inner.size: missing key; add it: an integer in [1, 9] [m]"),
         ({}, "file: inner: missing key; add it: a table"),
         ({"inner": 3}, "file: inner = 3: must be a table; change it"),
-        (GOOD | {"x": 1}, "file: x: unknown key; remove it; known here: inner, parts, pair, table"),
+        (GOOD | {"x": 1}, "file: x: unknown key; remove it; known here: inner, parts, pair, either, table"),
         (
             GOOD | {"parts": [{"size": 1}, {"size": 0}]},
             "file: parts[1].size = 0: must be an integer in [1, 9] [m]; change it",
         ),
+        (GOOD | {"either": 1.5}, "file: either = 1.5: must be an integer or a string; change it"),
         (GOOD | {"pair": [1]}, "file: pair: must be a list; change it"),
         (GOOD | {"pair": [1, "x"]}, 'file: pair[1] = "x": must be a number; change it'),
         (GOOD | {"pair": [11, 0.0]}, "file: pair[0] = 11 is too much; take 10"),

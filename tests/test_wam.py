@@ -302,6 +302,7 @@ class TestMisfits:
             (lambda s: {"window": msgspec.structs.replace(s.window, head_dim=4)}, "graph prefill: output 'key'"),
             (lambda s: {"statistics": scaled(s, "action_std", 0.0)}, "action_std: 0.0 must be positive"),
             (lambda s: {"statistics": scaled(s, "state_std", -1.0)}, "must be positive"),
+            (lambda s: {"statistics": ragged(s)}, r"latent_std: shape \(0,\)"),
             (lambda s: {"graphs": {k: v for k, v in s.graphs.items() if k != "prefill"}}, "no graph 'prefill'"),
             (lambda s: {"samplers": ("joint(4)",), "graphs": swapped(s)}, "graph text: "),
         ],
@@ -340,6 +341,11 @@ def scaled(section: Section, name: str, factor: float) -> object:
     values = np.array(getattr(section.statistics, name)) * factor
     table = msgspec.to_builtins(section.statistics) | {name: values.tolist()}
     return msgspec.convert(table, type(section.statistics))
+
+
+def ragged(section: Section) -> object:
+    table = section.statistics
+    return msgspec.structs.replace(table, latent_std=((1.0,), *table.latent_std[1:]))
 
 
 def swapped(section: Section) -> object:
