@@ -38,6 +38,7 @@ RECOVERING: a joint was outside its limits, or could not stay inside them. INVAL
 """
 
 LARGEST = cython.declare(cython.double, 1e9)  # of any state or limit: squares and cubes keep their precision
+ANY = cython.declare(cython.double, 1.7976931348623157e308)  # the greatest double: NaN and infinity are not below
 SMALLEST = cython.declare(cython.double, 1e-6)  # of a velocity, acceleration or jerk limit
 LONGEST = cython.declare(cython.double, 60.0)  # [s] of motion that one tick can make up for
 GRAIN = cython.declare(cython.double, 1e-14)  # [rad] positions closer than this are the same, times 1 + |position|
@@ -497,7 +498,7 @@ def step(
     if target.shape[0] != joints or target_velocity.shape[0] != joints or not _valid(state, limits, elapsed):
         return INVALID
     for i in range(joints):
-        if target[i] - target[i] != 0.0 or target_velocity[i] - target_velocity[i] != 0.0:
+        if not (fabs(target[i]) <= ANY and fabs(target_velocity[i]) <= ANY):
             return INVALID
     for i in range(joints):
         state[0, i], state[1, i], state[2, i], bits = _joint(
@@ -529,7 +530,7 @@ def track(
         return INVALID
     for row in range(3):
         for i in range(joints):
-            if target[row, i] - target[row, i] != 0.0:
+            if not fabs(target[row, i]) <= ANY:
                 return INVALID
     for i in range(joints):
         state[0, i], state[1, i], state[2, i], bits = _joint(

@@ -31,7 +31,7 @@ def change(v: float, a: float, goal: float, most: float, jerk: float) -> Ramps:
     elif gained(-most) >= goal - v:
         peak, plateau = -most, (gained(-most) - goal + v) / most
     else:
-        for _ in range(80):
+        for _ in range(55):
             peak = 0.5 * (low + high)
             low, high = (peak, high) if gained(peak) < goal - v else (low, peak)
     return [(jerk * np.sign(peak - a), abs(peak - a) / jerk), (0.0, plateau), (-jerk * np.sign(peak), abs(peak) / jerk)]
@@ -76,7 +76,7 @@ def approach(x: float, v: float, a: float, speeds: tuple[float, float], limits: 
     short = -side * halting(*move(x, v, a, go, duration(go)), most, jerk)
     go.append((0.0, short / abs(goal) if short > 0 and goal != 0 else 0.0))
     low, high = 0.0, duration(go)
-    for _ in range(80):
+    for _ in range(60):
         middle = 0.5 * (low + high)
         beyond = side * halting(*move(x, v, a, go, middle), most, jerk) > 0
         low, high = (low, middle) if beyond else (middle, high)
