@@ -29,7 +29,7 @@ test: .venv-dev/.stamp
 # The type check reads the installed wheel: it sees no mapped folders under an editable install.
 lint: .venv-dev/.stamp .venv/.stamp
 	.venv-dev/bin/ruff check .
-	.venv-dev/bin/cython-lint kernels/*.pyx kernels/*.pxd
+	PATH="$(CURDIR)/.venv-dev/bin:$$PATH" cython-lint kernels/*.pyx kernels/*.pxd
 	mkdir -p build/typecheck
 	ln -sfn "$$(.venv/bin/python -Ic 'import os, dzedge; print(os.path.dirname(dzedge.__file__))')" build/typecheck/dzedge
 	cd build/typecheck && MYPYPATH=. ../../.venv-dev/bin/mypy --config-file ../../pyproject.toml -p dzedge
