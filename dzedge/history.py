@@ -92,7 +92,7 @@ class RunResult:
     restarts: int
     wire_sha256: str
     stages: dict[str, dict[str, float]]
-    history: History
+    history: History = field(repr=False)
 
 
 @dataclass(frozen=True)

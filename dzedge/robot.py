@@ -7,7 +7,7 @@ import msgspec
 from dzedge import minisign
 from dzedge.bundle import Bundle, open_bundle
 from dzedge.config import SIM, RobotConfig, default_path, load
-from dzedge.errors import UsageError
+from dzedge.errors import BundleError, UsageError
 
 
 def read(path: Path | None, bundle: Path | None = None, seed: int | None = None) -> RobotConfig:
@@ -22,9 +22,16 @@ def read(path: Path | None, bundle: Path | None = None, seed: int | None = None)
 
 
 def verified_bundle(config: RobotConfig) -> Bundle:
-    """The bundle that a robot file names, by the keys that it trusts. Raises BundleError."""
+    """The bundle that a robot file names, by the keys that it trusts. Raises BundleError, also for another arm's."""
     policy = config.policy
-    return open_bundle(policy.bundle, minisign.load_keys(policy.trusted_keys), policy.allow_test_key)
+    bundle = open_bundle(policy.bundle, minisign.load_keys(policy.trusted_keys), policy.allow_test_key)
+    joints = bundle.manifest.dzedge.joints
+    if joints != config.arm.names:
+        raise BundleError(
+            f"{bundle.name}: made for joints {', '.join(joints)}; {config.robot.name} has "
+            f"{', '.join(config.arm.names)}; choose a bundle for this arm, or name its joints alike"
+        )
+    return bundle
 
 
 def inspected_bundle(path: Path, keys: list[Path]) -> Bundle:

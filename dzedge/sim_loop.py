@@ -17,6 +17,9 @@ from dzedge.mailboxes import STAGES, TEXT_BYTES, Mailboxes
 from dzedge.stage import Stage, main
 
 STAGE = STAGES.index("sim")
+CONTROL = STAGES.index("control")
+ABANDONED_NS = 2 * NS
+"""Once the robot is stopping, control silent for this long has ended."""
 STEP_NS = 4_000_000
 """How far physics may lag behind the clock."""
 SWITCH_S = 0.0005
@@ -103,6 +106,8 @@ def run(stage: Stage) -> None:
         stage.mailboxes.port = server.path
         while not board.over:
             now_ns = clock.now_ns()
+            if board.stopping and now_ns - board.stage(CONTROL)[1] > ABANDONED_NS:
+                break  # the supervisor is gone, and control has left the arm
             simulation.step(now_ns)
             board.stamp(STAGE, now_ns, simulation.scene)
             clock.sleep_until_ns(now_ns + STEP_NS)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dzedge.config import RobotConfig, default_path, load
-from dzedge.errors import BundleError, DeviceError
+from dzedge.errors import DeviceError
 from dzedge.kernels.tick import Request, State
 from dzedge.robot import verified_bundle
 from dzedge.stage import STOP_THEN_OFF
@@ -136,70 +136,64 @@ def test_a_camera_that_is_not_there_ends_the_run_with_its_error(config):
         assert robot.mailboxes.states.newest() is None or state_of(robot) != State.RUN
 
 
-def stages_alive() -> set[int]:
-    """Processes that run a stage of ours, from /proc."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.startswith(b"dzedge.") and word.endswith(b"_loop") for word in words):
-            found.add(int(entry.parent.name))
-    return found
+MARK = "DZEDGE_TEST_RUN"
 
 
-def memory_files() -> int:
-    """Memory files of this project that any process still holds."""
-    count = 0
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            count += "memfd:dzedge" in os.readlink(link)
-        except OSError:
-            continue
-    return count
+class Run:
+    """`dzedge run` in a process of its own; its descendants are known by a mark in their environment."""
+
+    def __init__(self, out: Path) -> None:
+        self.mark = f"{MARK}={out}".encode()
+        command = [sys.executable, "-I", "-m", "dzedge.cli", "run", "--duration", "60", "--out", str(out), "--json"]
+        environment = os.environ | {MARK: str(out)}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+    def __enter__(self) -> "Run":
+        wait_for("its processes and the simulated port", lambda: len(self.alive()) == 5 and "ptmx" in self.held())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for entry in self.alive():
+            os.kill(int(entry.name), signal.SIGKILL)
+        self.process.communicate()
+
+    def held(self) -> str:
+        """What its processes have open, one a line."""
+        targets = []
+        for entry in self.alive():
+            try:
+                targets += [os.readlink(link) for link in (entry / "fd").iterdir()]
+            except OSError:
+                continue
+        return "\n".join(targets)
+
+    def alive(self) -> list[Path]:
+        """Its processes, the supervisor included: folders of /proc."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (entry / "environ").read_bytes().split(b"\0") and (entry / "cmdline").read_bytes():
+                    found.append(entry)
+            except OSError:
+                continue
+        return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_by_a_controlled_stop_and_leaves_nothing_behind(number, tmp_path):
-    before, memory = stages_alive(), memory_files()
-    command = [sys.executable, "-I", "-m", "dzedge.cli", "run", "--duration", "60", "--out", str(tmp_path), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for("its stages", lambda: len(stages_alive() - before) == 4)
-    time.sleep(4.0)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    assert stages_alive() == before
-    assert memory_files() == memory
+    with Run(tmp_path) as run:
+        assert "memfd:dzedge" in run.held()  # all of it goes when its last process does
+        time.sleep(4.0)
+        run.process.send_signal(number)
+        out, err = run.process.communicate(timeout=PATIENCE_S)
+        assert run.alive() == []
     document = msgspec.json.decode(out)
     assert document["restarts"] == 0, err.decode()
     assert b"Traceback" not in err
 
 
-def test_children_end_when_the_supervisor_itself_is_killed(tmp_path):
-    before = stages_alive()
-    command = [sys.executable, "-I", "-m", "dzedge.cli", "run", "--duration", "60", "--out", str(tmp_path), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for("its stages", lambda: len(stages_alive() - before) == 4)
-    time.sleep(2.0)
-    process.kill()
-    process.wait()
-    wait_for("the end of its stages", lambda: stages_alive() <= before)
-
-
-def test_a_bundle_for_another_arm_is_refused_before_anything_starts(config):
-    joints = [msgspec.structs.replace(joint, name=f"{joint.name}_x") for joint in config.arm.joints]
-    config = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, joints=tuple(joints)))
-    from dzedge.supervisor import run_robot
-
-    before = stages_alive()
-    with pytest.raises(BundleError, match="made for joints"):
-        run_robot(
-            config,
-            verified_bundle(config),
-            task=None,
-            seed=0,
-            duration_s=None,
-            on_status=lambda status: None,
-        )
-    assert stages_alive() == before
+def test_its_processes_end_when_the_supervisor_itself_is_killed(tmp_path):
+    with Run(tmp_path) as run:
+        time.sleep(2.0)
+        run.process.kill()
+        wait_for("the end of its processes", lambda: run.alive() == [])

@@ -3,19 +3,12 @@
 from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
 from dzedge.engine import Machine
-from dzedge.errors import BundleError
 from dzedge.policies.base import Policy
 from dzedge.policies.wam import WorldActionModel
 
 
 def load_policy(config: RobotConfig, bundle: Bundle) -> WorldActionModel:
-    """The policy of a robot, ready to run. Raises BundleError where bundle and robot do not fit."""
-    section = bundle.manifest.dzedge
-    if section.joints != config.arm.names:
-        raise BundleError(
-            f"{bundle.name}: made for joints {', '.join(section.joints)}; {config.robot.name} has "
-            f"{', '.join(config.arm.names)}; choose a bundle for this arm, or name its joints alike"
-        )
+    """The policy of a robot, ready to run. Raises BundleError where graphs and manifest do not fit."""
     camera = config.cameras[0]
     return WorldActionModel(
         bundle,

@@ -1,0 +1,37 @@
+"""The robot as the command line opens it: overrides, and bundles that do not fit."""
+
+import msgspec
+import pytest
+
+from dzedge import robot
+from dzedge.errors import BundleError, UsageError
+
+
+def test_seed_and_bundle_of_the_command_line_win(tmp_path):
+    config = robot.read(None, tmp_path / "other.dzp", 5)
+    assert config.policy.bundle == str(tmp_path / "other.dzp")
+    assert config.sim.seed == 5
+    assert robot.read(None).policy.bundle.endswith("wam-nano.dzp")
+
+
+def test_a_bundle_for_another_arm_is_refused_before_anything_starts():
+    config = robot.read(None)
+    joints = tuple(msgspec.structs.replace(joint, name=f"{joint.name}_x") for joint in config.arm.joints)
+    config = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, joints=joints))
+    with pytest.raises(BundleError, match="made for joints shoulder_pan, .*; sim has shoulder_pan_x"):
+        robot.verified_bundle(config)
+
+
+def test_the_test_key_is_not_trusted_unless_the_robot_file_says_so():
+    config = robot.read(None)
+    config = msgspec.structs.replace(config, policy=msgspec.structs.replace(config.policy, allow_test_key=False))
+    with pytest.raises(BundleError, match="key"):
+        robot.verified_bundle(config)
+
+
+def test_a_real_arm_is_not_simulated():
+    config = robot.read(None)
+    robot.need_simulation(config, "--lockstep")
+    real = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, port="/dev/ttyACM0"))
+    with pytest.raises(UsageError, match="/dev/ttyACM0"):
+        robot.need_simulation(real, "--lockstep")
