@@ -8,6 +8,9 @@ acceleration over into the trajectory: the seam matters far more than smoothing 
 Not a number in, not a number out: a NaN spreads over its joint and never turns into a position or a bound;
 the gate behind refuses it. Only + - * / sqrt fabs floor at run time, so that a replay is equal to the bit on
 every machine. Nothing allocates but the constructor of `SmoothPlan`.
+
+One long file: these parts call each other without the GIL, and a kernel that must also run interpreted cannot
+cimport another.
 """
 
 import cython
@@ -16,9 +19,7 @@ from cython.cimports.libc.math import fabs, floor, sqrt
 
 NAN = cython.declare(cython.double, float("nan"))
 INFINITY = cython.declare(cython.double, float("inf"))
-PIVOTS = cython.declare(
-    cython.int, 20
-)  # 1 / (4 - c) reaches its fixed point 2 - sqrt(3) to the last bit in 15
+PIVOTS = cython.declare(cython.int, 20)  # 1 / (4 - c) is at its fixed point, 2 - sqrt(3), after 15
 GROWTH = cython.declare(cython.double, 1.25)  # of the window from try to try
 HALVINGS = cython.declare(cython.int, 10)  # then the window is known to 0.25 / 2**10 of itself
 ROUNDING = cython.declare(cython.double, 1e-9)  # a command that sits on its limit does not break it
@@ -74,7 +75,7 @@ def bound(
 ) -> cython.int:
     """Shrink moments where the spline would leave [lower, upper] between two knots that are inside.
 
-    A gripper commanded 0 0 0 1 1 1 overshoots both stops by 8 % as a free spline. Shrunk moments keep it in,
+    A gripper commanded 0 0 0 1 1 1 overshoots both stops by 11 % as a free spline. Shrunk moments keep it in,
     at the price of a step in its velocity at those knots, which the limiter rounds off. Sufficient, by the
     convex hull of the Bezier form: both inner control points stay inside. Untouched joints stay bit-equal.
     knots, moments: Shape (n, J); lower, upper: Shape (J,), infinite for a joint without bounds. Returns 0, or
@@ -476,8 +477,8 @@ def _kept(
     motion = cython.declare(cython.double[4])
     own = cython.declare(cython.double[3])
     both = cython.declare(cython.double[3])
-    for k in range(3):
-        own[k] = both[k] = 0.0
+    for k in range(3):  # what stays below the limits need not be known
+        own[k] = both[k] = limits[k, j]
     _close(offset, window, j)
     while end < window:
         end = window if row >= last else (row + 1) * step - tau
@@ -490,9 +491,7 @@ def _kept(
             begin = end
         row += 1
     for k in range(3):
-        allowed = limits[k, j]
-        if own[k] > allowed:
-            allowed = own[k]
+        allowed = own[k]
         if k < 2 and fabs(commanded[k + 1, j]) > allowed:
             allowed = fabs(commanded[k + 1, j])
         if not both[k] <= allowed * (1.0 + ROUNDING):
@@ -512,7 +511,7 @@ def _peaks(
     end: cython.double,
     peaks: cython.p_double,
 ) -> cython.void:
-    """Raise `peaks` to the largest |velocity|, |acceleration|, |jerk| of a piece that begins with `motion`."""
+    """Raise `peaks` to the largest |velocity|, |acceleration|, |jerk| of a piece beginning with `motion`."""
     k: cython.int
     v = cython.declare(cython.double[5])  # of the velocity, in powers of the time since the arrival
     cut = cython.declare(cython.double[4])
@@ -525,7 +524,7 @@ def _peaks(
             v[k] += (k + 1) * offset[j, k + 1]
     _split(v, begin, end, cut)
     for k in range(4):
-        _raise(peaks, 0, v[0] + cut[k] * (v[1] + cut[k] * (v[2] + cut[k] * (v[3] + cut[k] * v[4]))))
+        _raise(peaks, 0, _velocity(v, cut[k]))
         _raise(peaks, 1, _acceleration(v, cut[k]))
     for k in range(3):
         if _acceleration(v, cut[k]) * _acceleration(v, cut[k + 1]) < 0.0:
@@ -563,20 +562,30 @@ def _split(v: cython.p_double, begin: cython.double, end: cython.double, cut: cy
 @cython.nogil
 @cython.exceptval(check=False)
 def _turn(v: cython.p_double, low: cython.double, high: cython.double, peaks: cython.p_double) -> cython.void:
-    """Raise the velocity's peak to the extremum between low and high, where the acceleration changes sign
-    once.
+    """Raise the velocity's peak to its extremum between low and high, where the acceleration changes sign.
 
-    The velocity is flat there: 14 halvings of a 0.1 s piece leave less than 1e-9 of the jerk's bound.
+    Nothing to do where it cannot reach the peak. It is flat there: 14 halvings of a 0.1 s piece leave less
+    than 1e-9 of the jerk's bound.
     """
     middle: cython.double = low
-    rising: cython.bint = _acceleration(v, low) < 0.0
+    slope: cython.double = _acceleration(v, low)
+    rising: cython.bint = slope < 0.0
+    if fabs(_velocity(v, low)) + fabs(slope) * (high - low) <= peaks[0]:
+        return
     for _ in range(14):
         middle = 0.5 * (low + high)
         if (_acceleration(v, middle) < 0.0) == rising:
             low = middle
         else:
             high = middle
-    _raise(peaks, 0, v[0] + middle * (v[1] + middle * (v[2] + middle * (v[3] + middle * v[4]))))
+    _raise(peaks, 0, _velocity(v, middle))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _velocity(v: cython.p_double, t: cython.double) -> cython.double:
+    return v[0] + t * (v[1] + t * (v[2] + t * (v[3] + t * v[4])))
 
 
 @cython.cfunc
