@@ -11,7 +11,7 @@ cpdef enum BusCode:
     # what compose returns, beside BUS_OK; nothing is composed then
     BUS_NOT_FINITE = 16         # a command that is NaN or infinite
     BUS_RANGE = 17              # outside the servo's tick limits
-    BUS_MISMATCH = 18           # the encoded position does not decode to what was meant
+    BUS_MISMATCH = 18           # a position does not decode to what was meant, or not J of them
     BUS_STEP = 19               # more ticks than the speed limit allows since the last goal sent
     BUS_UNSEEDED = 20           # no goal known to be in the servos yet: call seed() first
     BUS_TIME = 21               # now_ns lies before the last goal sent

@@ -155,6 +155,8 @@ cdef class BusCycle:
         cdef int i, ticks, at
         cdef double exact, elapsed
         self.composed = 0
+        if command.shape[0] != self.joints:
+            return self._refuse(BUS_MISMATCH)
         if not self._seeded:
             return self._refuse(BUS_UNSEEDED)
         if now_ns < self._goal_ns:
@@ -333,8 +335,8 @@ cdef class BusCycle:
     cdef int exchange(self, int fd, long long deadline_ns) noexcept nogil:
         """One cycle on the non-blocking tty `fd` until CLOCK_MONOTONIC deadline_ns; a BusCode."""
         cdef int code = self._drain(fd)
+        self._assemble(monotonic_ns())
         if code == BUS_OK:
-            self._assemble(monotonic_ns())
             code = self._send(fd)
         if code == BUS_OK:
             code = self._receive(fd, deadline_ns)

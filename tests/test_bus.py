@@ -133,6 +133,9 @@ class TestCompose:
         assert rig.cycle.goals == [2048] * COUNT
         assert rig.cycle.counters[kernel.REFUSED] == 1
 
+    def test_a_command_of_another_length(self, rig: Rig) -> None:
+        assert rig.cycle.compose(HOME[:5].copy(), rig.now_ns) == BusCode.BUS_MISMATCH
+
     def test_a_refusal_drops_what_was_composed_before(self, rig: Rig) -> None:
         assert rig.cycle.compose(HOME, rig.now_ns) == 0
         assert rig.cycle.compose(np.full(COUNT, np.nan), rig.now_ns) == BusCode.BUS_NOT_FINITE
@@ -306,7 +309,6 @@ class TestLateReplies:
     def test_random_lateness(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         rig = Rig()
-        rig.plan = plan()
         queues: list[list[tuple[int, bytes]]] = [[] for _ in range(COUNT)]
         accepted = 0
         for number in range(5000):
@@ -352,6 +354,7 @@ class TestPort:
         deadline_ns = MonotonicClock().now_ns() + NS
         assert cycle.cycle(fd, deadline_ns) == BusCode.BUS_UNPLUGGED
         assert cycle.cycle(fd, deadline_ns) == BusCode.BUS_UNPLUGGED
+        assert list(cycle.results) == [ServoCode.SERVO_NO_REPLY] * COUNT
 
     def test_no_descriptor(self) -> None:
         assert plan().build().cycle(-1, 0) == BusCode.BUS_UNPLUGGED
