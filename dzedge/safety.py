@@ -95,5 +95,6 @@ def gate_tables(config: RobotConfig, horizon: int, dt_ns: int) -> GateTables:
 def refusals(tick: Tick) -> dict[str, int]:
     """Chunks refused at the mailbox and commands refused by the gate, by name, without the zeros."""
     chunks = {REFUSALS[code]: int(n) for code, n in enumerate(tick.refused_chunks)}
-    commands = {f"command_{code.name.lower()}": int(n) for code, n in zip(gate.Code, tick.refused_commands, strict=True)}
+    verdicts = zip(gate.Code, tick.refused_commands, strict=True)
+    commands = {f"command_{code.name.lower()}": int(n) for code, n in verdicts}
     return {name: n for name, n in (chunks | commands).items() if n}

@@ -21,7 +21,7 @@ from dzedge import stage
 from dzedge.bundle import Bundle
 from dzedge.clock import NS, MonotonicClock
 from dzedge.config import RobotConfig
-from dzedge.errors import DeviceError, DzedgeError
+from dzedge.errors import DeviceError, DzedgeError, UsageError
 from dzedge.history import History, OnStatus, RunResult, Status, stage_timings
 from dzedge.kernels.tick import Request
 from dzedge.mailboxes import STAGES, make_mailboxes
@@ -208,6 +208,8 @@ def run_robot(
 
     SIGINT and SIGTERM end it early by a controlled stop. Raises DzedgeError.
     """
+    if task is None and config.task.instruction is None and not config.arm.simulated:
+        raise UsageError(f"{config.robot.name} has nothing to do: give --task, or task.instruction in its file")
     history = History()
     with Supervisor(config, bundle) as robot, _signals() as interrupted:
         robot.start()

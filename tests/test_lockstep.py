@@ -1,9 +1,12 @@
 """Lockstep: the whole line on a fake clock, byte-equal for a seed and different for the next."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from dzedge.config import default_path, load
+from dzedge.export import stub
+from dzedge.hardware.sim.scene import draw_layout
 from dzedge.history import RunResult
 from dzedge.kernels.tick import State
 from dzedge.lockstep import Lockstep, run_lockstep
@@ -98,3 +101,15 @@ def test_nothing_of_the_simulator_reaches_the_policy_but_frames_and_replies(part
         np.testing.assert_array_equal(robot.inference.policy.infer(told, prefix, 5).positions, before)
     finally:
         robot.close()
+
+
+def test_a_model_that_answers_nan_moves_nothing_and_is_counted(parts, tmp_path):
+    config, _ = parts
+    policy = msgspec.structs.replace(config.policy, bundle=str(stub.write(tmp_path / "nan.dzp", bias=float("nan"))))
+    config = msgspec.structs.replace(config, policy=policy)
+    red = next(seed for seed in range(100) if 0 in draw_layout(seed).colours)  # the stub knows three colours
+    result = play((config, verified_bundle(config)), red, task="reach the red cube")
+    assert result.refused == {"chunk_not_finite": result.chunks}
+    assert result.chunks >= 10
+    assert set(result.history.states) <= {State.READY, State.ARMED}
+    assert np.ptp(np.array(result.history.commands[2:]), axis=0).max() == 0.0

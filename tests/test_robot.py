@@ -18,7 +18,7 @@ def test_a_bundle_for_another_arm_is_refused_before_anything_starts():
     config = robot.read(None)
     joints = tuple(msgspec.structs.replace(joint, name=f"{joint.name}_x") for joint in config.arm.joints)
     config = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, joints=joints))
-    with pytest.raises(BundleError, match="made for joints shoulder_pan, .*; sim has shoulder_pan_x"):
+    with pytest.raises(BundleError, match=r"made for joints shoulder_pan, .*; sim has shoulder_pan_x"):
         robot.verified_bundle(config)
 
 
@@ -32,6 +32,10 @@ def test_the_test_key_is_not_trusted_unless_the_robot_file_says_so():
 def test_a_real_arm_is_not_simulated():
     config = robot.read(None)
     robot.need_simulation(config, "--lockstep")
-    real = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, port="/dev/ttyACM0"))
+    real = msgspec.structs.replace(
+        config,
+        arm=msgspec.structs.replace(config.arm, port="/dev/ttyACM0"),
+        policy=msgspec.structs.replace(config.policy, allow_test_key=False),
+    )
     with pytest.raises(UsageError, match="/dev/ttyACM0"):
         robot.need_simulation(real, "--lockstep")
