@@ -18,8 +18,8 @@ from dzedge.history import History, RunResult
 from dzedge.picture import Imaginer
 from dzedge.policies import wam
 
-MOTION = 0.01
-"""Farther than this from the first reading, a joint has moved [rad]: six times an encoder's resolution."""
+MOTION = 0.005
+"""Farther than this from the first reading, a joint has moved [rad]: three times an encoder's resolution."""
 
 
 def imaginer(config: RobotConfig, bundle: Bundle) -> Imaginer | None:
