@@ -108,6 +108,23 @@ class TestEncoding:
         assert out.tolist() == [0, value & 255, value >> 8, 0]
         assert sts.word(out, 1) == value
 
+    @pytest.mark.parametrize("address", [0, 1, 5, 255])
+    def test_every_address_in_a_used_buffer(self, sts: ModuleType, address: int) -> None:
+        row, ids = array(b"\x07\x08"), array(b"\x01\x03")
+        for name, arguments in [
+            ("read", (2, address, 15)),
+            ("write", (2, address, row)),
+            ("sync_read", (address, 15, ids)),
+            ("sync_write", (address, ids, np.stack([row, row]))),
+        ]:
+            used = np.full(64, 0xAB, np.uint8)
+            length = getattr(sts, name)(used, *arguments)
+            assert used[5] == address and used[length] == 0xAB
+            assert used[2:length].sum() % 256 == 255
+            found = np.zeros(5, np.int32)
+            assert sts.scan(used, 0, length, 64, False, found) == 1 and found[1] == length
+            assert sts.scan(used, length, length, 64, False, found) == 0
+
     def test_what_does_not_fit_is_refused(self, sts: ModuleType) -> None:
         small = np.zeros(8, np.uint8)
         assert sts.write(small, 1, 42, array(b"\x00\x08")) == -1
