@@ -24,3 +24,8 @@ cpdef int check(
 ) noexcept nogil
 # The joint that made the last `check` refuse, -1 when no single joint did.
 cpdef int offender(const double[::1] memory) noexcept nogil
+cpdef int run(
+    const double[:, ::1] commands, const double[:, ::1] measured, const double[:, ::1] ages,
+    const double[::1] elapsed, const double[:, ::1] bounds, const double[::1] rules, double[::1] memory,
+    int[::1] codes,
+) noexcept nogil

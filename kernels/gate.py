@@ -359,3 +359,34 @@ def check(
     if code == ACCEPTED:
         code = _commit(command, measured, elapsed, bounds, rules, memory)
     return code
+
+
+@cython.ccall
+@cython.nogil
+@cython.exceptval(check=False)
+def run(
+    commands: cython.const[cython.double][:, ::1], measured: cython.const[cython.double][:, ::1],
+    ages: cython.const[cython.double][:, ::1], elapsed: cython.const[cython.double][::1],
+    bounds: cython.const[cython.double][:, ::1], rules: cython.const[cython.double][::1],
+    memory: cython.double[::1], codes: cython.int[::1],
+) -> cython.int:
+    """`check` through a whole sequence, for replays.
+
+    commands, measured: Shape (N, J); ages: Shape (N, 3); elapsed: Shape (N,), [s] between the commands; a refused
+    one's time is added to the next one's. codes: Shape (N,), the verdicts. Returns how many were refused; -1 when
+    shapes disagree.
+    """
+    k: cython.Py_ssize_t
+    ticks: cython.Py_ssize_t = elapsed.shape[0]
+    since: cython.double = 0.0
+    refused: cython.int = 0
+    if commands.shape[0] != ticks or measured.shape[0] != ticks or ages.shape[0] != ticks or codes.shape[0] != ticks:
+        return -1
+    for k in range(ticks):
+        since = since + elapsed[k]
+        codes[k] = check(commands[k], measured[k], ages[k], since, bounds, rules, memory)
+        if codes[k] == ACCEPTED:
+            since = 0.0
+        else:
+            refused = refused + 1
+    return refused

@@ -357,3 +357,21 @@ def test_no_accepted_sequence_is_faster_than_allowed(seed):
     assert (travel <= 1.05 * VMAX * np.diff(at)[:, None] * (1 + 1e-9)).all()
     # a jump counts whole in the 250 ms that end with it
     assert (travel <= 1.05 * VMAX * 0.25 * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("module", [gate, TWIN], ids=["compiled", "interpreted"])
+def test_run_is_check_in_a_row(module):
+    rng = np.random.default_rng(1)
+    commands = np.cumsum(rng.normal(0, 0.015, (80, J)), axis=0)
+    elapsed, ages = rng.uniform(0.005, 0.02, 80), np.tile(FRESH, (80, 1))
+    arm, since, expected = Arm(gate), 0.0, []
+    for command, tick in zip(commands, elapsed, strict=True):
+        since += tick
+        expected.append(arm.send(command, elapsed=since))
+        since = since if expected[-1] else 0.0
+    memory, codes = module.memory(J), np.empty(80, np.intc)
+    module.arm(memory, REST)
+    assert module.run(commands, commands, ages, elapsed, BOUNDS, RULES, memory, codes) == np.count_nonzero(expected)
+    assert codes.tolist() == expected
+    assert len(set(expected)) > 1
+    assert module.run(commands, commands, ages, elapsed[1:].copy(), BOUNDS, RULES, memory, codes) == -1
