@@ -137,12 +137,13 @@ class PtyServer:
                 heapq.heappush(self._queue, (ready_ns, self._count, reply))
 
     def _write(self, reply: bytes) -> None:
+        # noted before it is written: a host may have read it by the time that write(2) returns
+        self.transcript.append((self._clock.now_ns(), TO_HOST, reply))
         try:
             os.write(self._master, reply)
         except OSError as error:
             if error.errno != errno.EAGAIN:  # nobody reads: a wire would lose the bytes, too
                 raise
-        self.transcript.append((self._clock.now_ns(), TO_HOST, reply))
 
 
 @dataclass
