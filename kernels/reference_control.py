@@ -132,6 +132,11 @@ def meet(state: Motion, goal: Motion, known: bool, limits: Array, tick: float, g
     return end if viable and holds(target, speed, end, limits) else np.nan
 
 
+def mixture(one: Motion, other: Motion, share: float) -> Motion:
+    x, v, a = (p + share * (q - p) for p, q in zip(one, other, strict=True))
+    return x, v, a
+
+
 def one_joint(state: Motion, goal: Motion, known: bool, limits: Array, tick: float) -> tuple[Motion, int]:
     (x, v, a), (target, speed, bend) = state, goal
     fastest, most, jerk, lower, upper = limits
@@ -159,12 +164,12 @@ def one_joint(state: Motion, goal: Motion, known: bool, limits: Array, tick: flo
     code |= MOVING if e != 0 or w != 0 or b != 0 else 0
     if speed != 0 and not holds(*wish, limits):
         code |= MOVING
-        halt = np.array(move(x, v, a, change(v, a, 0.0, most, jerk), tick))
+        halt = move(x, v, a, change(v, a, 0.0, most, jerk), tick)
         low, high = 0.0, 1.0
         for _ in range(24):
             share = 0.5 * (low + high)
-            low, high = (share, high) if holds(*(halt + share * (wish - halt)), limits) else (low, share)
-        wish = tuple(halt + low * (np.array(wish) - halt))
+            low, high = (share, high) if holds(*mixture(halt, wish, share), limits) else (low, share)
+        wish = mixture(halt, wish, low)
     if inside and lower <= x <= upper:
         wish = (float(np.clip(wish[0], lower, upper)), wish[1], wish[2])
     return wish, code
@@ -173,7 +178,7 @@ def one_joint(state: Motion, goal: Motion, known: bool, limits: Array, tick: flo
 def valid(state: Array, limits: Array, elapsed: float, *targets: Array) -> bool:
     shapes = state.shape[0] == 3 and limits.shape == (5, state.shape[1])
     shapes = shapes and all(target.shape[-1] == state.shape[1] for target in targets)
-    if not shapes or not all(np.isfinite(table).all() for table in (state, limits, elapsed, *targets)):
+    if not shapes or not all(np.isfinite(table).all() for table in (state, limits, *targets)):
         return False
     return bool(
         0 < elapsed < 1e9 and np.abs(state).max() <= 1e9 and np.abs(limits).max() <= 1e9
@@ -197,7 +202,8 @@ def track(state: Array, target: Array, limits: Array, elapsed: float) -> int:
 def _each(state: Array, goals: Array, known: bool, limits: Array, elapsed: float) -> int:
     codes = 0
     for i in range(state.shape[1]):
-        state[:, i], code = one_joint(tuple(state[:, i]), tuple(goals[:, i]), known, limits[:, i], min(elapsed, 60.0))
+        (x, v, a), goal = state[:, i], goals[:, i]
+        state[:, i], code = one_joint((x, v, a), (goal[0], goal[1], goal[2]), known, limits[:, i], min(elapsed, 60.0))
         codes |= code
     return codes
 
