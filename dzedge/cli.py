@@ -161,17 +161,17 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes to share the work.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Play a suite of tasks in lockstep and count successes. No bundle: the robot's own."""
+    """Play a suite of tasks in lockstep and count successes. No bundle: all that came along."""
     from dzedge import console
     from dzedge import evaluate as evaluation
     from dzedge.lockstep import run_lockstep
+    from dzedge.robot import packaged_bundles
 
     if suite != "reach":
         raise UsageError(f"--suite {suite}: must be reach")
     results = []
     scenes = evaluation.scenes(episodes, seeds or [0])
-    chosen: list[Path | None] = [*policies] if policies else [None]
-    for bundle in chosen:
+    for bundle in policies or packaged_bundles():
         config, opened = _open(None, bundle, None)
         played = []
         with console.progress(opened.manifest.dzedge.model_id, len(scenes)) as advance:

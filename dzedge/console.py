@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 from rich.console import Console, Group
@@ -16,7 +16,9 @@ from rich.text import Text
 
 from dzedge.bundle import Bundle, public_test_key
 from dzedge.clock import NS, MonotonicClock
-from dzedge.history import OnStatus, RunResult, Status
+
+if TYPE_CHECKING:  # doctor must be able to speak where the kernels are not built
+    from dzedge.history import OnStatus, RunResult, Status
 
 REFRESH_NS = NS // 10
 STDERR = 2
@@ -39,7 +41,7 @@ def tell(*renderables: Any) -> None:
 
 
 @contextmanager
-def live(names: Sequence[str], wanted: bool) -> Iterator[OnStatus]:
+def live(names: Sequence[str], wanted: bool) -> "Iterator[OnStatus]":
     """A status line on stderr while inside, on a terminal only, log lines above it. names: of the joints."""
     if not wanted or not sys.stderr.isatty():
         yield lambda status: None
@@ -50,7 +52,7 @@ def live(names: Sequence[str], wanted: bool) -> Iterator[OnStatus]:
         console = Console(file=terminal, markup=False, highlight=False)
         with Live(console=console, auto_refresh=False, transient=True) as display:
 
-            def show(status: Status) -> None:
+            def show(status: "Status") -> None:
                 nonlocal shown_ns
                 if clock.now_ns() - shown_ns >= REFRESH_NS:
                     shown_ns = clock.now_ns()
@@ -94,7 +96,7 @@ def readable(line: str) -> str:
     return f"{stage}: {event} " + ", ".join(f"{key} {value}" for key, value in fields.items() if value != "")
 
 
-def status_lines(status: Status, names: Sequence[str]) -> Group:
+def status_lines(status: "Status", names: Sequence[str]) -> Group:
     """Task, state, joints and stage latencies of a moment."""
     first = Text.assemble((f" {status.state} ", STYLES.get(status.state, "bold black on cyan")))
     first.append(f"  {status.task or 'waiting for a task'}", "bold")
@@ -134,7 +136,7 @@ def progress(words: str, total: int) -> Iterator[Any]:
         yield lambda: bar.advance(task)
 
 
-def run_report(result: RunResult, files: Sequence[str]) -> Group:
+def run_report(result: "RunResult", files: Sequence[str]) -> Group:
     """The end of a run, for a person."""
     verdict = Text(*VERDICTS[result.success])
     line = Text.assemble(verdict, f"  {result.task}", style="")

@@ -7,6 +7,7 @@ import platform
 import resource
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from dzedge.engine import cpu_isa
 from dzedge.errors import DzedgeError
 from dzedge.robot import verified_bundle
 
-KERNELS = ("image", "chunk", "limiter", "gate", "codec", "mailbox", "marks", "tick", "bus", "pump")
 CAP_IPC_LOCK, CAP_SYS_NICE = 14, 23
 # Bit numbers of capabilities(7).
 MEMORY_BYTES = 1 << 30
@@ -89,16 +89,12 @@ def _processor() -> Check:
     if cores < 2:
         return Check("processor", "warn", found, "inference and control want a core each")
     if governor == "powersave":
-        return Check(
-            "processor", "warn", f"{found}, governor powersave", "cpupower frequency-set -g performance"
-        )
+        return Check("processor", "warn", f"{found}, governor powersave", "cpupower frequency-set -g performance")
     return Check("processor", "ok", found)
 
 
 def _memory() -> Check:
-    fields = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    )
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
     found = f"{free / 1e9:.1f} GB free"
     if free < MEMORY_BYTES:
@@ -107,11 +103,14 @@ def _memory() -> Check:
 
 
 def _kernels() -> Iterator[Check]:
+    folder = Path(str(files("dzedge.kernels")))
+    typed = {path.stem for path in folder.glob("*.pxd")} & {path.stem for path in folder.glob("*.py")}
+    names = sorted(typed | {path.stem for path in folder.glob("*.pyx")})
     broken, interpreted = [], []
-    for name in KERNELS:
+    for name in names:
         try:
             module = importlib.import_module(f"dzedge.kernels.{name}")
-        except ImportError as error:
+        except Exception as error:  # kernels of two builds beside each other fail in many ways
             broken.append(f"{name} ({error})")
             continue
         if not str(module.__file__).endswith(".so"):
@@ -121,7 +120,7 @@ def _kernels() -> Iterator[Check]:
     elif interpreted:
         yield Check("kernels", "fail", f"not compiled: {', '.join(interpreted)}", "build them: make install")
     else:
-        yield Check("kernels", "ok", f"{len(KERNELS)} compiled")
+        yield Check("kernels", "ok", f"{len(names)} compiled")
 
 
 def _onnxruntime() -> Iterator[Check]:
@@ -135,9 +134,7 @@ def _onnxruntime() -> Iterator[Check]:
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        yield Check(
-            name, "fail", f"cannot load it ({error})", "pip install 'dzedge[cpu]', or the board's own build"
-        )
+        yield Check(name, "fail", f"cannot load it ({error})", "pip install 'dzedge[cpu]', or the board's own build")
         return
     providers = module.get_available_providers()
     found = f"{module.__version__}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}"
@@ -154,18 +151,14 @@ def _config(path: Path | None) -> tuple[RobotConfig | None, Check]:
     except DzedgeError as error:
         return None, Check("robot file", "fail", str(error), "correct it, then run doctor again")
     arm = config.arm
-    return config, Check(
-        "robot file", "ok", f"{config.robot.name}: {len(arm.joints)} joints at {arm.rate_hz} Hz"
-    )
+    return config, Check("robot file", "ok", f"{config.robot.name}: {len(arm.joints)} joints at {arm.rate_hz} Hz")
 
 
 def _bundle(config: RobotConfig) -> Check:
     try:
         bundle = verified_bundle(config)
     except DzedgeError as error:
-        return Check(
-            "bundle", "fail", str(error), "export or fetch it again, or name another in policy.bundle"
-        )
+        return Check("bundle", "fail", str(error), "export or fetch it again, or name another in policy.bundle")
     section = bundle.manifest.dzedge
     found = f"{section.model_id} version {section.version}, signed by {bundle.key.name}"
     if section.joints != config.arm.names:

@@ -1,5 +1,6 @@
 """A robot as the command line wants it: its file, what was overridden, its verified bundle."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,11 @@ def verified_bundle(config: RobotConfig) -> Bundle:
             f"{', '.join(config.arm.names)}; choose a bundle for this arm, or name its joints alike"
         )
     return bundle
+
+
+def packaged_bundles() -> list[Path]:
+    """The bundles that came with dzedge."""
+    return sorted(Path(str(files("dzedge.bundles"))).glob("*.dzp"))
 
 
 def inspected_bundle(path: Path, keys: list[Path]) -> Bundle:
