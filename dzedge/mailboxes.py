@@ -12,7 +12,8 @@ from typing import Any
 
 from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
-from dzedge.kernels.mailbox import Board, ChunkBox, FrameRing, Ring, StateRing, TrajectoryBox
+from dzedge.kernels.board import Board
+from dzedge.kernels.mailbox import ChunkBox, FrameRing, Ring, StateRing, TrajectoryBox
 from dzedge.kernels.marks import Marks
 
 FRAME_SLOTS = 16

@@ -48,11 +48,3 @@ cdef class StateRing(Ring):
 cdef class TrajectoryBox(Ring):
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t joints
-
-
-cdef class Board:
-    cdef uint8[::1] memory
-    cdef int64* words
-    cdef readonly int stages
-    cdef void beat(self, int stage, int64 now_ns, int state) noexcept nogil
-    cdef int64 word(self, int index) noexcept nogil

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from dzedge.kernels.bus import BusCycle
 from dzedge.kernels.chunk import SmoothPlan
-from dzedge.kernels.mailbox import Board, ChunkBox, StateRing, TrajectoryBox
+from dzedge.kernels.board import Board
+from dzedge.kernels.mailbox import ChunkBox, StateRing, TrajectoryBox
 from dzedge.kernels.marks import Marks
 
 class State(IntEnum):

@@ -10,8 +10,9 @@ from libc.string cimport memcpy
 from libc.math cimport isfinite
 
 from dzedge.kernels cimport chunk, gate, limiter
+from dzedge.kernels.board cimport Board
 from dzedge.kernels.bus cimport BUS_INCOMPLETE, BUS_OK, BUS_UNPLUGGED, BusCycle
-from dzedge.kernels.mailbox cimport META, Board, ChunkBox, StateRing, TrajectoryBox, int64, uint8
+from dzedge.kernels.mailbox cimport META, ChunkBox, StateRing, TrajectoryBox, int64, uint8
 from dzedge.kernels.marks cimport BUS, DECIDE, LATE, Marks
 
 import numpy as np

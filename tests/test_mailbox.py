@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from dzedge.kernels.mailbox import Board, ChunkBox, FrameRing, Ring, StateRing, TrajectoryBox
+from dzedge.kernels.mailbox import ChunkBox, FrameRing, Ring, StateRing, TrajectoryBox
 
 WRITER = textwrap.dedent(
     """
@@ -162,21 +162,3 @@ def test_trajectory_box_is_linear_between_knots_and_empty_at_first():
     np.testing.assert_allclose(box.at(1030), [3, 6])
     assert box.at(1031) is None
     assert box.at(999) is None
-
-
-def test_board_carries_the_task_and_the_heartbeats():
-    board = Board(bytearray(Board.BYTES))
-    assert (board.epoch, board.instruction) == (0, "")
-    assert board.set_task("reach the red cube — schnell", 42) == 1
-    assert board.instruction == "reach the red cube — schnell"
-    assert board.set_task("stop", 43) == 2
-    assert (board.instruction, board.task_ns) == ("stop", 43)
-    with pytest.raises(ValueError, match="shorten it"):
-        board.set_task("x" * 249, 0)
-    board.enter(2, 4711)
-    board.stamp(2, 99, 5)
-    assert board.stage(2) == (1, 99, 5, 4711, 1)
-    assert board.stage(1) == (0, 0, 0, 0, 0)
-    board.request = 3
-    board.stopping = 1
-    assert (board.request, board.stopping) == (3, 1)
