@@ -6,13 +6,12 @@ runs of one seed write the same bytes to the bus.
 """
 
 import hashlib
-import time
 
 import numpy as np
 
 from dzedge.bundle import Bundle
 from dzedge.capture_loop import Capture
-from dzedge.clock import NS, FakeClock
+from dzedge.clock import NS, FakeClock, MonotonicClock
 from dzedge.config import RobotConfig
 from dzedge.control_loop import activate
 from dzedge.errors import CameraError
@@ -35,7 +34,7 @@ LATENCY_SHARE = np.array([0.15, 0.25, 0.22, 0.15, 0.10, 0.06, 0.03, 0.02, 0.015,
 """Time from a frame's arrival to its chunk, as a histogram with the long tail of a busy board."""
 CAMERA_NS = 12_000_000
 """Capture to arrival: exposure, transfer and the driver."""
-FRAME_WAIT_S = 2.0
+FRAME_WAIT_NS = 2 * NS
 STATUS_NS = NS // 10
 
 
@@ -120,17 +119,19 @@ class Wire:
         memory = bytearray(FrameRing.bytes_for(FRAME_SLOTS, camera.height, camera.width))
         self.ring = FrameRing(memory, FRAME_SLOTS, camera.height, camera.width)
         self.capture = Capture(config, (rendered,), (self.ring,))
-        self.capture.start(time.monotonic_ns())
+        self.clock = MonotonicClock()
+        self.capture.start(self.clock.now_ns())
 
     def carry(self, number: int) -> np.ndarray:
         """The pixels of frame `number` as the driver delivers them. Raises CameraError when they do not come."""
-        deadline = time.monotonic() + FRAME_WAIT_S
-        while time.monotonic() < deadline:
+        begun_ns = now_ns = self.clock.now_ns()
+        while now_ns - begun_ns < FRAME_WAIT_NS:
             record = self.ring.newest()
             if record is not None and record[2] == number:
                 return record[1]
-            time.sleep(0.0001)
-        raise CameraError(f"frame {number} did not come through the simulated camera in {FRAME_WAIT_S} s")
+            self.clock.sleep_until_ns(now_ns + 100_000)
+            now_ns = self.clock.now_ns()
+        raise CameraError(f"frame {number} did not come through the simulated camera in {FRAME_WAIT_NS / NS:.0f} s")
 
     def close(self) -> None:
         self.capture.close()
@@ -146,7 +147,8 @@ def run_lockstep(
     on_status: OnStatus,
 ) -> RunResult:
     """As `dzedge.supervisor.run_robot`, in lockstep. Needs a simulated robot. Raises DzedgeError."""
-    started = time.monotonic()
+    wall = MonotonicClock()
+    started_ns = wall.now_ns()
     robot = Lockstep(config, bundle, seed)
     history = History()
     try:
@@ -167,7 +169,7 @@ def run_lockstep(
                 on_status(robot.status(text, begun_ns))
         simulated_s = (robot.clock.now_ns() - begun_ns) / NS
         stages = stage_timings(robot.mailboxes)
-        stages["lockstep.real_time_factor"] = {"x": simulated_s / max(time.monotonic() - started, 1e-9)}
+        stages["lockstep.real_time_factor"] = {"x": simulated_s * NS / (wall.now_ns() - started_ns)}
         return RunResult(
             task=text,
             success=success,

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,14 +26,14 @@ from dzedge.kernels.tick import Request
 from dzedge.mailboxes import STAGES, make_mailboxes
 from dzedge.safety import STATES
 
-POLL_S = 0.05
+POLL_NS = NS // 20
 SILENT_NS = {"capture": 5 * NS, "inference": 5 * NS, "control": NS, "sim": 5 * NS}
 """A stage whose heartbeat is older is killed and restarted."""
 STARTING_NS = 30 * NS
 """Time to the first heartbeat: a large model on a small board takes its time."""
 RESTARTS_PER_MINUTE = 5
 """A stage that dies more often than this ends the run: something is broken that a restart does not mend."""
-STOP_S = 5.0
+STOP_NS = 5 * NS
 """Time for a controlled stop before a stage is killed."""
 CONTROL = STAGES.index("control")
 
@@ -148,12 +147,12 @@ class Supervisor:
     def stop(self, category: int = stage.STOP_AND_HOLD) -> None:
         """Bring the arm to its controlled stop and end every stage; kills what has not ended in time."""
         self.board.stopping = category
-        deadline = time.monotonic() + STOP_S
+        deadline_ns = self.clock.now_ns() + STOP_NS
         for child in sorted(self.children.values(), key=lambda child: child.name == "sim"):
             if child.name == "sim":
                 self.board.over = 1
             try:
-                child.process.wait(max(0.05, deadline - time.monotonic()))
+                child.process.wait(max(0.05, (deadline_ns - self.clock.now_ns()) / NS))
             except subprocess.TimeoutExpired:
                 stage.log("supervisor", "killed", child=child.name)
                 child.process.kill()
@@ -219,7 +218,7 @@ def run_robot(
         episode_ns, successes, episodes, text = 0, 0, 0, task
         success: bool | None = None
         while not interrupted:
-            time.sleep(POLL_S)
+            robot.clock.sleep_until_ns(robot.clock.now_ns() + POLL_NS)
             robot.watch()
             history.collect(robot.mailboxes)
             on_status(robot.status(started_ns))
