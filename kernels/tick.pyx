@@ -178,6 +178,7 @@ cdef class Tick:
         self.state = HOLD
         self.cause = cause
         self.code = 0
+        self._show(0)
 
     cdef void _refuse(self) noexcept nogil:
         """After a refusal while running: what the table says of its code, HOLD or FAULT."""
@@ -185,6 +186,7 @@ cdef class Tick:
             self.state = self.verdicts[self.code]
         else:
             self.state = FAULT
+        self._show(0)
 
     cdef void _restore(self) noexcept nogil:
         memcpy(&self.candidate[0, 0], &self.commanded[0, 0], 3 * self.joints * sizeof(double))
@@ -246,7 +248,7 @@ cdef class Tick:
         self.state = RUN
         self.cause = CAUSE_NONE
         self.code = 0
-        self._show()
+        self._show(self.plan.knots)
 
     cdef int _judge_chunk(self, const int64* meta, int64 now_ns) noexcept nogil:
         """-1 when the chunk may be played, else the Refusal."""
@@ -267,13 +269,13 @@ cdef class Tick:
                 return REFUSED_NOT_FINITE
         return -1
 
-    cdef void _show(self) noexcept nogil:
-        """Publish the running trajectory, seam included, so that inference can look ahead for its prefix."""
+    cdef void _show(self, Py_ssize_t knots) noexcept nogil:
+        """Publish the running trajectory, seam included, so that inference can look ahead; 0 knots: none runs."""
         cdef int64[META] meta
         cdef Py_ssize_t i
         cdef double* row = <double*>self.trajectory.begin()
         cdef double since_seam
-        for i in range(self.plan.knots):
+        for i in range(knots):
             memcpy(&self.spare[0, 0], &self.knots[i, 0], self.joints * sizeof(double))
             since_seam = i * self.step - (self.seam_ns - self.start_ns) * SECONDS
             if since_seam >= 0.0:
@@ -281,7 +283,7 @@ cdef class Tick:
             memcpy(row + i * self.joints, &self.spare[0, 0], self.joints * sizeof(double))
         meta[0] = self.start_ns
         meta[1] = <int64>(self.step / SECONDS + 0.5)
-        meta[2] = self.plan.knots
+        meta[2] = knots
         meta[3] = self.chunk_id
         meta[4] = meta[5] = 0
         self.trajectory.publish(meta)
@@ -310,6 +312,7 @@ cdef class Tick:
     cdef void _break(self, int cause, int code) noexcept nogil:
         if self.state != FAULT:
             self.state, self.cause, self.code = FAULT, cause, code
+            self._show(0)
 
     cdef bint at_rest(self) noexcept nogil:
         cdef Py_ssize_t j
@@ -354,12 +357,17 @@ cdef class Tick:
                 self.decide(woken_ns)
                 now_ns = clock_ns()
                 self.marks.mark(DECIDE, now_ns - woken_ns)
-                self.absorb(self.bus.exchange(fd, now_ns + self.bus.budget_ns), woken_ns)
+                self.absorb(self.bus.exchange(fd, self._deadline(now_ns)), woken_ns)
                 self.marks.mark(BUS, clock_ns() - now_ns)
                 self._next(clock_ns())
                 if self.state == STOPPING and self.at_rest():
                     break
         return self.state
+
+    cdef int64 _deadline(self, int64 now_ns) noexcept nogil:
+        """The bus has its budget, but never into the next period."""
+        cdef int64 latest_ns = self.next_ns + self.period_ns - self.period_ns // 16
+        return latest_ns if now_ns + self.bus.budget_ns > latest_ns else now_ns + self.bus.budget_ns
 
     cdef void _next(self, int64 now_ns) noexcept nogil:
         cdef int64 behind

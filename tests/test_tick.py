@@ -325,6 +325,15 @@ def test_the_running_trajectory_is_published_for_the_prefix(robot):
         np.testing.assert_allclose(robot.tick.command[0], row, atol=0.02)
 
 
+def test_a_trajectory_that_is_no_longer_played_promises_nothing(robot):
+    robot.send(ramp(0.5))
+    robot.step(5)
+    assert robot.mailboxes.trajectory.at(robot.now + 100 * MS) is not None
+    robot.mailboxes.board.request = Request.REQUEST_HOLD
+    robot.step()
+    assert robot.mailboxes.trajectory.at(robot.now + 100 * MS) is None
+
+
 def test_the_history_holds_the_commands_that_were_sent(robot):
     robot.send(ramp(0.5))
     robot.step(30)
