@@ -61,8 +61,11 @@ def episodes(runner: Runner, config: RobotConfig, seeds: Sequence[int], workers:
         for seed in seeds:
             yield attempt(runner, config, seed)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
         yield from pool.map(attempt, [runner] * len(seeds), [config] * len(seeds), seeds)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _opened: dict[str, Bundle] = {}
