@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from dzedge.clock import FakeClock
+from dzedge.clock import FakeClock, MonotonicClock
 from dzedge.config import default_path, load
 from dzedge.control_loop import activate
 from dzedge.hardware import open_arm
 from dzedge.hardware.sim.memory_port import MemoryPort
+from dzedge.hardware.sim.pty_server import PtyServer
 from dzedge.hardware.sim.servo import Servo
 from dzedge.hardware.sim.servo_bus import FirstOrder, ServoBus
 from dzedge.kernels.tick import Cause, Refusal, Request, State
@@ -353,3 +354,21 @@ def test_a_restarted_control_holds_and_does_not_move_by_itself(robot):
     assert robot.step(50) == State.HOLD
     for servo, goal in zip(robot.servos, last, strict=True):
         assert abs(servo.get("goal_position") - goal) <= 12  # at most where it had come to, never beyond
+
+
+def test_missed_periods_are_skipped_and_never_made_up_in_a_burst(robot):
+    """The real loop on a real pty: after a pause of 0.3 s the ticks come at their old pace, 0.3 s later."""
+    with PtyServer(robot.bus) as server:
+        arm = open_arm(robot.config, server.path)
+        clock = MonotonicClock()
+        tick = activate(arm, robot.config, H, DT, robot.mailboxes, clock.now_ns, hold=False)
+        first = robot.mailboxes.states.count
+        tick.run(arm.fd, 10)
+        missed = tick.missed
+        clock.sleep_until_ns(clock.now_ns() + 300 * MS)
+        tick.run(arm.fd, 10)
+        arm.close()
+    times = [record[1] for record in robot.mailboxes.states.since(first)]
+    assert len(times) == 20
+    assert tick.missed - missed >= 28
+    assert min(np.diff(times)) > PERIOD // 4
