@@ -147,7 +147,7 @@ def motion_error(verb: str, path: Vector) -> float:
 class Judge:
     """Watches one task. `update` wants the truth, not what a policy believes.
 
-    Reach: mean 3-D distance of the tip to 0.04 m above the cube's top under 0.03 m over 0.8 s. Press: tip
+    Reach: tip within 0.03 m (3-D) of 0.04 m above the cube's top for 0.8 s on end. Press: tip
     within 0.03 m sideways of the top's centre and less than 0.02 m above it, mean over 0.8 s. Push: cube
     displaced 0.05 to 0.14 m to that side, less than 0.04 m across, and at rest. Motion: the last 3.6 s of
     the path over the cube match the named motion better than any other, with an error below half of standing
@@ -190,7 +190,7 @@ class Judge:
         gap = np.array(self._tips[-count:]) - np.array(self._cubes[-count:])
         if self.task.verb == "reach":
             distance = np.sqrt((gap - (0.0, 0.0, HOVER)) ** 2 @ np.ones(3))
-            return bool(distance.mean() < REACH_TOLERANCE)
+            return bool(distance.max() < REACH_TOLERANCE)
         if self.task.verb == "press":
             sideways = np.sqrt(gap[:, 0] ** 2 + gap[:, 1] ** 2).mean()
             return bool(sideways < PRESS_RADIUS and (gap[:, 2] - CUBE / 2).mean() < PRESS_HEIGHT)
