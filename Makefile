@@ -37,18 +37,29 @@ lint: .venv-dev/.stamp .venv/.stamp
 bench: .venv-dev/.stamp .venv/.stamp
 	.venv-dev/bin/python tests/bench $(BENCH)
 
-# setuptools would pack what an earlier build left in build/lib.
-.venv/.stamp: $(SOURCES)
-	@echo "installing dzedge into .venv"
+# The wheel is built in an environment that stays: build isolation unpacks Cython anew each time, and its files,
+# being newer than the kernels, would have them all compiled again. setuptools would also pack what an earlier
+# build left in build/lib.
+.venv/.stamp: $(SOURCES) build/env/.stamp
+	@echo "building dzedge and installing it into .venv"
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@rm -rf build/lib* build/bdist*
-	@.venv/bin/python $(PIP) --no-compile ".[cpu,sim,realsense]"
+	@rm -rf build/wheel build/bdist*
+	@find build/lib* -type f -not -name '*.so' -delete 2>/dev/null || true
+	@build/env/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@.venv/bin/python $(PIP) --no-compile "$$(echo build/wheel/*.whl)[cpu,sim,realsense]"
+	@.venv/bin/python $(PIP) --no-compile --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
+build/env/.stamp: pyproject.toml
+	@$(PYTHON) -m venv build/env
+	@sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr ',' ' ' | xargs build/env/bin/python $(PIP)
 	@touch $@
 
 .venv-dev/.stamp: $(BUILD) requirements-dev.txt
 	@echo "installing dzedge and its tools into .venv-dev"
 	@test -x .venv-dev/bin/python || $(PYTHON) -m venv .venv-dev
-	@.venv-dev/bin/python $(PIP) -r requirements-dev.txt -e ".[cpu,sim,realsense,export]"
+	@.venv-dev/bin/python $(PIP) -r requirements-dev.txt
+	@.venv-dev/bin/python $(PIP) --no-build-isolation -e ".[cpu,sim,realsense,export]"
 	@touch $@
 
 clean:
