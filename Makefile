@@ -23,18 +23,18 @@ install: .venv/.stamp
 run: .venv/.stamp
 	@.venv/bin/dzedge run --seed $(SEED)
 
-test: .venv-dev/.stamp
+test: build/.inplace
 	.venv-dev/bin/pytest $(TESTS)
 
 # The type check reads the installed wheel: it sees no mapped folders under an editable install.
-lint: .venv-dev/.stamp .venv/.stamp
+lint: build/.inplace .venv/.stamp
 	.venv-dev/bin/ruff check .
 	PATH="$(CURDIR)/.venv-dev/bin:$$PATH" cython-lint kernels/*.pyx kernels/*.pxd
 	mkdir -p build/typecheck
 	ln -sfn "$$(.venv/bin/python -Ic 'import os, dzedge; print(os.path.dirname(dzedge.__file__))')" build/typecheck/dzedge
 	cd build/typecheck && MYPYPATH=. ../../.venv-dev/bin/mypy --config-file ../../pyproject.toml -p dzedge
 
-bench: .venv-dev/.stamp .venv/.stamp
+bench: build/.inplace .venv/.stamp
 	.venv-dev/bin/python tests/bench $(BENCH)
 
 # The wheel is built in an environment that stays: build isolation unpacks Cython anew each time, and its files,
@@ -55,7 +55,12 @@ build/env/.stamp: pyproject.toml
 	@sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr ',' ' ' | xargs build/env/bin/python $(PIP)
 	@touch $@
 
-.venv-dev/.stamp: $(BUILD) requirements-dev.txt
+# Only kernels that changed: an editable install compiles all of them each time.
+build/.inplace: .venv-dev/.stamp $(BUILD)
+	@.venv-dev/bin/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+.venv-dev/.stamp: pyproject.toml requirements-dev.txt
 	@echo "installing dzedge and its tools into .venv-dev"
 	@test -x .venv-dev/bin/python || $(PYTHON) -m venv .venv-dev
 	@.venv-dev/bin/python $(PIP) -r requirements-dev.txt
