@@ -77,7 +77,8 @@ def run(stage: Stage) -> None:
             board.stamp(STAGE, now_ns, worst.state)
             if worst.state != seen:
                 seen = worst.state
-                log("capture", "camera", state=seen.name, age_ms=worst.age_ns / 1e6, dropped=worst.dropped)
+                age = {"age_ms": round(worst.age_ns / 1e6, 1)} if worst.age_ns >= 0 else {}
+                log("capture", seen.name, **age, dropped=worst.dropped)
             next_ns = max(next_ns + PERIOD_NS, clock.now_ns())
             clock.sleep_until_ns(next_ns)
     finally:

@@ -93,7 +93,8 @@ def activate(
 
 def _play(stage: Stage, tick: Tick, fd: int) -> None:
     """Run the tick until the robot is told to stop and the arm has come to rest."""
-    log("control", "start", state=STATES[tick.state], realtime=stage.granted and stage.granted.as_dict())
+    granted = stage.granted
+    log("control", STATES[tick.state], priority=granted.priority if granted else 0)
     seen = (tick.state, tick.cause, tick.code)
     board = stage.mailboxes.board
     while not (board.stopping and (tick.state == State.FAULT or (tick.state == State.STOPPING and tick.resting))):
@@ -101,7 +102,8 @@ def _play(stage: Stage, tick: Tick, fd: int) -> None:
         now = (tick.state, tick.cause, tick.code)
         stage.mailboxes.report(report(tick))
         if now != seen:
-            log("control", "state", state=STATES[tick.state], cause=CAUSES[tick.cause], code=tick.code)
+            why = {"cause": CAUSES[tick.cause]} if tick.cause else {}
+            log("control", STATES[tick.state], **why, **({"code": tick.code} if tick.code else {}))
             seen = now
 
 
