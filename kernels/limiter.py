@@ -306,14 +306,16 @@ def _end(
     high: cython.double = max(
         fabs(a + j1 * tick * (1.0 / 3.0)), fabs(bend - j3 * tick * (1.0 / 3.0)), fabs(bend)
     )
-    if steep <= jerk and high <= most:
-        return bend, True
+    near: cython.double = min(max(bend, a - jerk * tick, -most), a + jerk * tick, most)
+    if steep <= allowed and high <= most * (1.0 + SLACK):
+        return near, True
     u: cython.double = (n - m) / (m - mean) if m != mean else 0.0
     if 0.0 < u < 1.0 and fabs(bend) <= most * (1.0 + SLACK):
         j2 = (m - mean) / (u * (u - 1.0))
         j1 = mean - j2 * u
-        if fabs(j1) <= allowed and fabs(j1 + j2) <= allowed and fabs(a + j1 * tick * (1.0 - u)) <= most:
-            return min(max(bend, a - jerk * tick), a + jerk * tick), True
+        knee: cython.double = fabs(a + j1 * tick * (1.0 - u))
+        if fabs(j1) <= allowed and fabs(j1 + j2) <= allowed and knee <= most * (1.0 + SLACK):
+            return near, True
     least, u = _least_jerk(m, n)
     if not fabs(least) <= allowed:
         return a, False

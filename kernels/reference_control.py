@@ -98,13 +98,14 @@ def end_acceleration(a: float, m: float, n: float, bend: float, limits: Array, t
     ramps = np.linalg.solve([-np.diff(y), -np.diff(y**2), -np.diff(y**3)], [mean, m, n])
     steep = np.abs(ramps).max()
     high = np.abs([a + ramps[0] * tick / 3, bend - ramps[2] * tick / 3, bend]).max()
-    if steep <= jerk and high <= most:
-        return bend
+    near = float(np.clip(np.clip(bend, a - jerk * tick, a + jerk * tick), -most, most))
+    if steep <= allowed and high <= most * (1 + SLACK):
+        return near
     u = (n - m) / (m - mean) if m != mean else 0.0
     if 0 < u < 1 and abs(bend) <= most * (1 + SLACK):
         first, second = np.linalg.solve([[1 - u, u], [1 - u**2, u**2]], [mean, m])
-        if max(abs(first), abs(second)) <= allowed and abs(a + first * tick * (1 - u)) <= most:
-            return min(max(bend, a - jerk * tick), a + jerk * tick)
+        if max(abs(first), abs(second)) <= allowed and abs(a + first * tick * (1 - u)) <= most * (1 + SLACK):
+            return near
     roots = [r.real for r in np.roots([2 * m, -2 * n, 0, n - m]) if abs(r.imag) < 1e-6 and -1e-9 < r.real < 1 + 1e-9]
     u = min(roots, key=lambda r: abs(r - 0.5)) if roots else 0.0
     weights = np.array([1 - 2 * u**2, 1 - 2 * u**3])

@@ -151,6 +151,21 @@ class TestLimiter:
             assert (states[:, :2] == targets[1:, :2]).all()
             np.testing.assert_allclose(states[:, 2], targets[1:, 2], rtol=0, atol=1e-6)
 
+    def test_a_trajectory_at_its_limits_is_tracked_exactly(self, kernel):
+        """ruckig's time-optimal motion: full jerk with switches inside ticks, full acceleration, full velocity."""
+        limits = column(1.0, 5.0, 50.0, *FREE)
+        request, trajectory = ruckig.InputParameter(1), ruckig.Trajectory(1)
+        request.target_position = [0.8]
+        request.max_velocity, request.max_acceleration, request.max_jerk = (list(row) for row in limits[:3])
+        ruckig.Ruckig(1).calculate(request, trajectory)
+        for spread in (0.0, 0.4):
+            elapsed = 0.009 * np.random.default_rng(9).uniform(1 - spread, 1 + spread, 140)
+            targets = np.array([trajectory.at_time(min(t, trajectory.duration)) for t in np.cumsum(elapsed)])
+            states, codes = play(kernel, column(0, 0, 0), targets, limits, elapsed)
+            assert (codes == 0).all()
+            np.testing.assert_allclose(states, targets, rtol=0, atol=1e-8)
+            assert (states[-1, 1:] == 0).all()
+
     @pytest.mark.parametrize("rate", [50, 100, 500, -100])
     def test_without_its_acceleration_a_smooth_target_is_met_without_lag(self, kernel, rate):
         elapsed = ticks_of(np.random.default_rng(2), rate, 1.0)
@@ -385,6 +400,10 @@ def random_case(rng: np.random.Generator) -> tuple:
     jerk = rng.uniform(-1, 1) * limits[2, 0]
     ahead = (x + v * tick + a * tick**2 / 2 + jerk * tick**3 / 6, v + a * tick + jerk * tick**2 / 2, a + jerk * tick)
     anywhere = (rng.uniform(-2.1, 2.1), rng.uniform(-1, 1) * scale[0], rng.uniform(-1, 1) * scale[1])
+    if rng.random() < 0.3 and a != 0:
+        # a limit about where the motion turns around
+        turn = x + 0.5 * v * abs(v / a) * rng.uniform(0.5, 2)
+        limits[3:, 0] = (-2, max(turn, x)) if v > 0 else (min(turn, x), 2)
     return column(x, v, a), column(*(ahead if rng.random() < 0.3 else anywhere)), limits, tick
 
 
