@@ -44,8 +44,8 @@ class Muon:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update. factor: the schedule's share of the full learning rates."""
-        for group in self.adam.param_groups:
-            group["lr"] = self.rate * factor
+        for table in self.adam.param_groups:
+            table["lr"] = self.rate * factor
         self.adam.step()
         rate = self.matrix_rate * factor
         for group, momentum in zip(self.groups, self.momenta, strict=True):

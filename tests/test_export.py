@@ -9,7 +9,7 @@ import torch
 
 from dzedge.bundle import open_bundle
 from dzedge.errors import UsageError
-from dzedge.export import optim, parity, quantize
+from dzedge.export import fit_tokenizer, optim, parity, quantize, rollout, stills
 from dzedge.export.fit_tokenizer import Tokenizer
 from dzedge.export.fit_wam import Sampler, WamRecipe, figures, fit, load
 from dzedge.export.model.graphs import graphs
@@ -202,6 +202,56 @@ def test_sampler_puts_acting_rows_first() -> None:
     sampler = Sampler(Windows(episodes(), TOY), recipe, 0)
     assert sampler.acting == 8
     assert len(sampler.next().latent) == 12
+
+
+class TestStills:
+    def test_same_seed_same_frames(self) -> None:
+        frames, labels = stills.generate(6, seed=4)
+        again, _ = stills.generate(6, seed=4)
+        other, _ = stills.generate(6, seed=5)
+        assert frames.shape == (6, TOY.image_height, TOY.image_width, 3)
+        np.testing.assert_array_equal(frames, again)
+        assert (frames != other).any()
+        assert (labels[:, 1:, 3].sum(axis=1) == 3).all(), "three cubes a scene"
+        assert (labels[:, 0, 2] > 0).mean() > 0.5, "tips over the table"
+
+    def test_the_projection_is_the_cameras(self) -> None:
+        """A bright cube's pixels lie where its centre projects to."""
+        frames, labels = stills.generate(24, seed=6)
+        cubes = labels[:, 1:]
+        where = fit_tokenizer.project(torch.from_numpy(cubes[..., :3].copy())).numpy()
+        reds = [i for i in range(len(frames)) if cubes[i, 0, 3] and (np.abs(where[i, 0]) < 0.9).all()]
+        near = 0
+        for i in reds:
+            u, v = (where[i, 0] + 1) / 2 * (TOY.image_width, TOY.image_height)
+            red, green, blue = frames[i, int(v), int(u)].astype(int)
+            near += red > 1.5 * max(green, blue)
+        assert near >= 0.7 * len(reds) > 0, "some are hidden by the arm, most are not"
+
+
+@pytest.mark.slow
+def test_tokenizer_learns_and_resumes(tmp_path: Path) -> None:
+    frames, labels = stills.generate(16, seed=7)
+    recipe = fit_tokenizer.TokenizerRecipe(iterations=4, batch=8, save_every=2)
+    lines: list[str] = []
+    path = tmp_path / "tokenizer.pt"
+    fit_tokenizer.fit(recipe, TOY, frames, labels, (frames, labels), path, lines.append)
+    assert len(lines) == 2
+    assert "tip_mm" in lines[-1]
+    longer = fit_tokenizer.TokenizerRecipe(iterations=6, batch=8, save_every=2)
+    fit_tokenizer.fit(longer, TOY, frames, labels, (frames, labels), path, lines.append)
+    assert len(lines) == 3
+    assert fit_tokenizer.load(path).encoder.sizes == TOY
+
+
+def test_rollout_of_an_untrained_policy(model: tuple[Wam, Tokenizer]) -> None:
+    wam, tokenizer = model
+    said: list[str] = []
+    plan = rollout.Plan(seconds=0.6)
+    cases = (("reach", "seen"),)
+    shares = rollout.table(wam, tokenizer.encoder, Moments.neutral(TOY), plan, 1, said.append, cases)
+    assert shares == {"seen/reach": 0.0}
+    assert len(said) == 1
 
 
 class TestRecipe:

@@ -36,6 +36,8 @@ class FrameEncoder(nn.Module):
     under it give a thing's position. Presence is a sigmoid and multiplies its cube's position.
     """
 
+    cells: Tensor
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         w = sizes.encoder_width
@@ -95,6 +97,10 @@ class FrameDecoder(nn.Module):
     Points are projected by a small learned camera and drawn as soft blobs and segments at half resolution;
     convolutions shade them over a learned background.
     """
+
+    cells: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

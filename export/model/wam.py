@@ -50,6 +50,8 @@ def normalised(rows: Tensor) -> Tensor:
 class TimeEncoder(nn.Module):
     """Sinusoids of t and two layers. Shape (B,) -> Shape (B, d)."""
 
+    frequency: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("frequency", torch.exp(torch.linspace(0.0, math.log(100.0), 16)), persistent=False)
@@ -87,6 +89,11 @@ class Block(nn.Module):
 
     def feed(self, rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.down(fn.gelu(self.up(normalised(rows) * (1.0 + scale) + shift), approximate="tanh"))
+
+
+def layers_of(blocks: nn.ModuleList) -> list[Block]:
+    """The blocks of a list, as what they are."""
+    return [block for block in blocks if isinstance(block, Block)]
 
 
 class Prefill(nn.Module):
@@ -164,7 +171,7 @@ class VideoStream(nn.Module):
         shared = self.shared(fn.silu(self.time(time) + text.squeeze(1)))
         ahead = torch.ones(1, 1, sizes.tokens)
         keys, values, colours = [], [], hidden
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(layers_of(self.blocks)):
             scale, shift, gate, scale_up, shift_up, gate_up = block.modulation(shared)
             query, key, value = block.project(hidden, scale, shift)
             query, turned = rotate(query, ahead), rotate(key, ahead)
@@ -210,7 +217,7 @@ class ActionStream(nn.Module):
         packed = torch.cat([known, committed], dim=-1).unflatten(1, (-1, sizes.patch)).flatten(2)
         hidden = torch.cat([self.state(state).unsqueeze(1), self.enter(packed)], dim=1) + self.names
         shared = self.shared(fn.silu(self.time(time)))
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(layers_of(self.blocks)):
             scale, shift, gate, scale_up, shift_up, gate_up = block.modulation(shared)
             query, key, value = block.project(hidden, scale, shift)
             key = torch.cat([key, video[0][:, layer]], dim=2)
