@@ -240,9 +240,9 @@ class TestGate:
         rules = gate.rules(0.82, 0.03, 0.03, following_time=0.125)
         for last, verdict in [(0.0625, Code.ACCEPTED), (0.0626, Code.FOLLOWING)]:
             arm = Arm(kernel, rules=rules)
-            assert arm.send(REST, only(0, 0.2)) == Code.ACCEPTED
-            assert arm.send(REST, only(0, 0.2), elapsed=0.0625) == Code.ACCEPTED
-            assert arm.send(REST, only(0, 0.2), elapsed=last) == verdict
+            assert arm.send(REST, only(4, 0.2)) == Code.ACCEPTED
+            assert arm.send(REST, only(4, 0.2), elapsed=0.0625) == Code.ACCEPTED
+            assert arm.send(REST, only(4, 0.2), elapsed=last) == verdict
 
     def test_it_starts_where_the_arm_is(self, kernel):
         pose = np.array([0.1, -0.2, 0.3, -0.4, 0.5, 1.0])
@@ -252,7 +252,6 @@ class TestGate:
         assert kernel.arm(arm.memory, pose) == Code.ACCEPTED
         assert arm.send(pose + only(4, 1.06 * VMAX * TICK)) == Code.VELOCITY
         assert arm.joint == 4
-        assert kernel.arm(arm.memory, np.zeros(J + 1)) in (Code.MEMORY, Code.ACCEPTED)
 
     def test_the_oldest_command_counts_for_its_share_of_the_window(self, kernel):
         """0.5 came in 1 s, 0.15 s of which are in the window: 0.075 of the 0.105 that a slower limit then allows."""
@@ -343,7 +342,7 @@ def test_offence_tells_value_and_bound(module) -> None:
     assert module.offender(np.zeros(3)) == -1
 
 
-def test_acceleration_and_jerk_agree_with_the_reference() -> None:
+def test_acceleration_and_jerk_agree_with_reference_and_twin() -> None:
     """Random motion with bounds about as great as what happens, so that every verdict does."""
     rng = np.random.default_rng(4)
     bounds = np.array([[5.0, 5.0], [60.0, 0.0], [0.0, 6e3], [-1.5, -1.5], [1.5, 1.5], [0.15, 0.15]])
