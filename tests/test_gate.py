@@ -297,24 +297,30 @@ class TestGate:
         assert arm.send(REST, np.zeros(J + 1)) == Code.MEMORY
 
 
-def test_a_damaged_memory_accepts_nothing_new() -> None:
+@pytest.mark.parametrize("module", [gate, TWIN], ids=["compiled", "interpreted"])
+def test_a_damaged_memory_accepts_nothing_new(module) -> None:
     """Whatever one cell of it is changed to, a command far off is refused."""
-    size = gate.memory_size(2)
+    size = module.memory_size(2)
     bounds = BOUNDS[:, :2].copy()
-    clean = gate.memory(2)
-    gate.arm(clean, np.zeros(2))
+    clean = module.memory(2)
+    module.arm(clean, np.zeros(2))
     for _ in range(20):
-        assert gate.check(np.zeros(2), np.zeros(2), FRESH, TICK, bounds, RULES, clean) == Code.ACCEPTED
+        assert module.check(np.zeros(2), np.zeros(2), FRESH, TICK, bounds, RULES, clean) == Code.ACCEPTED
     for cell in range(size):
-        for value in (*BAD, -7.0, 0.5):
+        for value in (*BAD, -7.0, 0.5, 256.0, 257.0):
             memory = clean.copy()
             memory[cell] = value
             far = np.array([1.0, -1.0])
             before = memory.copy()
-            verdict = gate.check(far, far, FRESH, TICK, bounds, RULES, memory)
+            verdict = module.check(far, far, FRESH, TICK, bounds, RULES, memory)
             assert verdict != Code.ACCEPTED
             assert (memory[8:14] == before[8:14]).all() or not np.isfinite(memory[8:14]).all()
-            assert -1 <= gate.offender(memory) < 2 or value == 0.5
+            assert -1 <= module.offender(memory) < 2 or 0 < value < 300
+    for cell, value in [(4, 256.0), (5, 257.0), (4, -1.0), (5, -1.0), (0, 0.0), (6, -1.0), (7, -1.0)]:
+        memory = clean.copy()
+        memory[cell] = value
+        assert module.check(np.zeros(2), np.zeros(2), FRESH, TICK, bounds, RULES, memory) == Code.MEMORY
+        assert module.offender(memory) == -1
 
 
 @pytest.mark.parametrize("module", [gate, TWIN], ids=["compiled", "interpreted"])
