@@ -25,8 +25,8 @@ from dzedge.minisign import SecretKey
 log = logging.getLogger("dzedge.export.release")
 
 CALIBRATION_CASES, TEST_CASES = 64, 128
-WORST_ACTION_SHARE = 0.05
-"""Largest error of board int8 (S8S8) that is shipped, relative to the actions' root mean square."""
+WORST_ACTION_SHARE = 0.08
+"""Largest error of int8 that is shipped, relative to the actions' root mean square."""
 
 
 class QuantizationError(UsageError):
@@ -62,7 +62,7 @@ def release(
         for name, measured in losses.items():
             if not measured.action_share <= WORST_ACTION_SHARE:
                 raise QuantizationError(
-                    f"{name}: actions differ by {measured.action_share:.1%} of their size, allowed 0..5 %: "
+                    f"{name}: actions differ by {measured.action_share:.1%} of their size, allowed 0..8 %: "
                     "calibrate on more cases or leave more in float"
                 )
         report: dict[str, object] = {
