@@ -250,6 +250,12 @@ class RobotConfig(Section, frozen=True):
                 f"policy.allow_test_key = true with arm.port = {self.arm.port!r}: the test key is public; "
                 'set it to false and sign the bundle with your own key, or set arm.port = "sim"'
             )
+        for joint in self.arm.joints:
+            if joint.kind == "revolute" and joint.upper - joint.lower <= 2 * self.safety.soft_margin:
+                raise ValueError(
+                    f"safety.soft_margin = {self.safety.soft_margin} on both sides leaves nothing of {joint.name}'s "
+                    f"[{joint.lower}, {joint.upper}]; make it smaller"
+                )
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"cameras: names {names} must differ; rename one")

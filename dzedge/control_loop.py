@@ -7,15 +7,17 @@ on every period is one `Tick` without the GIL, and Python only looks in between.
 from collections.abc import Callable
 
 from dzedge.clock import NS, MonotonicClock
-from dzedge.config import RobotConfig
+from dzedge.config import RobotConfig, Safety
 from dzedge.errors import DeviceError
 from dzedge.hardware import open_arm
 from dzedge.hardware.arm import Arm, StopCategory
+from dzedge.hardware.control_table import explain_error
+from dzedge.kernels import gate
 from dzedge.kernels.bus import BusCycle
-from dzedge.kernels.tick import State, Tick
+from dzedge.kernels.tick import Cause, State, Tick
 from dzedge.mailboxes import Mailboxes
 from dzedge.safety import CAUSES, STATES, gate_tables, refusals
-from dzedge.stage import STOP_AND_HOLD, Stage, log, main
+from dzedge.stage import STOP_AND_HOLD, STOP_THEN_OFF, Stage, log, main
 from dzedge.trajectory import smoothing
 
 SLICE = 10
@@ -57,13 +59,16 @@ def run(stage: Stage) -> None:
     clock = MonotonicClock()
     config, mailboxes = stage.config, stage.mailboxes
     board = mailboxes.board
+    # First of all: a robot that must not run without it must not be energised without it.
+    stage.realtime(config.realtime.priority, lock_memory=True)
     arm = open_arm(config, _port(stage, clock))
     try:
+        if board.stopping:
+            return
         restarted = bool(stage.extra["starts"])
         horizon, dt_ns = int(str(stage.extra["horizon"])), int(str(stage.extra["dt_ns"]))
-        tick = activate(arm, config, horizon, dt_ns, mailboxes, clock.now_ns, hold=restarted)
-        stage.realtime(config.realtime.priority, lock_memory=True)
-        _play(stage, tick, arm.fd)
+        tick, bus = activate(arm, config, horizon, dt_ns, mailboxes, clock.now_ns, hold=restarted)
+        _play(stage, tick, bus, arm.fd, clock)
         arm.deactivate(StopCategory((board.stopping or STOP_AND_HOLD) - 1))
     finally:
         arm.close()
@@ -77,34 +82,61 @@ def activate(
     mailboxes: Mailboxes,
     now_ns: Callable[[], int],
     hold: bool,
-) -> Tick:
-    """Torque on without a jump; the tick that holds the arm from there. hold: in state HOLD, after a restart."""
+) -> tuple[Tick, BusCycle]:
+    """Torque on without a jump; the tick that holds the arm from there, and its bus cycle.
+
+    hold: in state HOLD, after a restart. Everything that can fail is built before torque comes on.
+    """
     plan = arm.plan()
     if plan is None:
         raise DeviceError(f"the arm {config.arm.driver} has no cycle plan; use one that has")
     bus = plan.build()
     tick = build_tick(config, horizon, dt_ns, mailboxes, bus)
-    mailboxes.states.adopt()
+    for ring in (mailboxes.states, mailboxes.trajectory):
+        ring.adopt()
     pose = arm.activate().positions
     bus.seed(arm.goal_ticks, now_ns())
     (tick.hold if hold else tick.arm)(pose, now_ns())
-    return tick
+    return tick, bus
 
 
-def _play(stage: Stage, tick: Tick, fd: int) -> None:
+def _play(stage: Stage, tick: Tick, bus: BusCycle, fd: int, clock: MonotonicClock) -> None:
     """Run the tick until the robot is told to stop and the arm has come to rest."""
+    board, safety = stage.mailboxes.board, stage.config.safety
     granted = stage.granted
     log("control", STATES[tick.state], priority=granted.priority if granted else 0)
     seen = (tick.state, tick.cause, tick.code)
-    board = stage.mailboxes.board
+    unwell = held_ns = 0
     while not (board.stopping and (tick.state == State.FAULT or (tick.state == State.STOPPING and tick.resting))):
-        tick.run(fd, SLICE)
+        state = tick.run(fd, SLICE)
+        ailment = ailing(bus, safety)
+        unwell = unwell + 1 if ailment else 0
+        if unwell * SLICE * 1000 > safety.bus_fault_ms * stage.config.arm.rate_hz:
+            tick.fault()
+        stage.mailboxes.report(report(tick) | {"ailment": ailment})
         now = (tick.state, tick.cause, tick.code)
-        stage.mailboxes.report(report(tick))
         if now != seen:
-            why = {"cause": CAUSES[tick.cause]} if tick.cause else {}
-            log("control", STATES[tick.state], **why, **({"code": tick.code} if tick.code else {}))
+            log("control", STATES[tick.state], **{k: v for k, v in explain(tick).items() if v}, ailment=ailment)
             seen = now
+        if state not in (State.HOLD, State.FAULT):
+            held_ns = 0
+        elif held_ns == 0:
+            held_ns = clock.now_ns()
+        elif clock.now_ns() - held_ns > safety.hold_timeout_s * NS and not board.stopping:
+            log("control", "held too long", seconds=safety.hold_timeout_s, then="torque off")
+            board.stopping = STOP_THEN_OFF
+
+
+def ailing(bus: BusCycle, safety: Safety) -> str:
+    """What is wrong with the servos, in words; "" when all is well. What a cycle does not read is well."""
+    for servo, (volts, heat, error) in enumerate(zip(bus.voltages, bus.temperatures, bus.errors, strict=True)):
+        if error:
+            return f"joint {servo} reports {explain_error(error)}"
+        if volts < safety.voltage_low or volts > safety.voltage_high:
+            return f"joint {servo} has {volts:.1f} V, allowed {safety.voltage_low} to {safety.voltage_high} V"
+        if heat > safety.temperature:
+            return f"joint {servo} has {heat:.0f} degrees Celsius, allowed {safety.temperature:.0f}"
+    return ""
 
 
 def _port(stage: Stage, clock: MonotonicClock) -> str:
@@ -121,15 +153,18 @@ def _port(stage: Stage, clock: MonotonicClock) -> str:
     return stage.mailboxes.port
 
 
+def explain(tick: Tick) -> dict[str, object]:
+    """Why the arm is in its state; of a refusal of the gate also joint, value and bound."""
+    why: dict[str, object] = {"cause": CAUSES[tick.cause]}
+    if tick.cause == Cause.CAUSE_GATE:
+        joint, value, bound = tick.offence
+        why |= {"check": gate.Code(tick.code).name, "joint": joint, "value": round(value, 4), "bound": round(bound, 4)}
+    return why
+
+
 def report(tick: Tick) -> dict[str, object]:
     """Control's account of itself, for the supervisor."""
-    return {
-        "state": STATES[tick.state],
-        "cause": CAUSES[tick.cause],
-        "code": tick.code,
-        "refused": refusals(tick),
-        "missed": tick.missed,
-    }
+    return {"state": STATES[tick.state], "refused": refusals(tick), "missed": tick.missed} | explain(tick)
 
 
 if __name__ == "__main__":

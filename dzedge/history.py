@@ -10,6 +10,8 @@ from dzedge.mailboxes import STAGES, Mailboxes
 
 MOMENTS = 512
 """Observed frames and chunks kept; the oldest go first."""
+TICKS = 60_000
+"""Control ticks kept: ten minutes at 100 Hz."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class History:
             self.chunk_ids.append(chunk_id)
             self.positions.append(positions)
             self.commands.append(command)
+        if len(self.times_ns) > TICKS:
+            for row in (self.times_ns, self.states, self.chunk_ids, self.positions, self.commands):
+                del row[: TICKS // 2]
         chunk = mailboxes.chunks.newest(after=self._chunks)
         if chunk is not None:
             self._chunks, _, imagined, chunk_id, _, t_obs_ns, _ = chunk
@@ -80,7 +85,8 @@ class RunResult:
     """What `dzedge run` reports. success: None where nobody can judge it (a real arm).
 
     refused: chunks refused at the mailbox and commands refused by the gate, by name; wire_sha256: of all bytes
-    written to the bus (lockstep only, else ""); stages: timing of each by name.
+    written to the bus (lockstep only, else ""); stages: timing of each by name; real_time_factor: simulated seconds a
+    second, starting up included.
     """
 
     task: str
@@ -93,6 +99,7 @@ class RunResult:
     wire_sha256: str
     stages: dict[str, dict[str, float]]
     history: History = field(repr=False)
+    real_time_factor: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,7 @@ class Inference:
         self.marks.record("delay", now_ns - chunk.t_obs_ns)
 
     def _begin_task(self) -> None:
-        board = self.mailboxes.board
-        self.epoch = board.epoch
-        instruction = board.instruction
+        self.epoch, instruction = self.mailboxes.board.task()
         self.state = IDLE
         try:
             self.policy.reset(instruction)
@@ -90,7 +88,7 @@ class Inference:
 
     def _think(self, now_ns: int) -> ActionChunk | None:
         frame_ns = self.observations.newest_ns
-        measured = self.mailboxes.states.at(frame_ns)
+        measured = self.mailboxes.states.at(frame_ns)  # None, too, where the bus gave no whole answer then
         if measured is None or now_ns - frame_ns > self.age_ns:
             return None
         observation = self.observations.build(measured[0], measured[1], measured[3])
@@ -109,13 +107,13 @@ class Inference:
         wanted = math.ceil(max(self.delays, default=0) / self.policy.dt_ns)
         if wanted > self.policy.max_prefix:
             self.capped += 1
+            self.marks.remark("capped", wanted)
             wanted = self.policy.max_prefix
         rows = []
         for i in range(wanted):
             time_ns = t_obs_ns + (i + 1) * self.policy.dt_ns
             if time_ns <= now_ns:
-                past = self.mailboxes.states.at(time_ns)
-                row = None if past is None else past[2]
+                row = self.mailboxes.states.command(time_ns)
             else:
                 row = self.mailboxes.trajectory.at(time_ns)
             if row is None:
@@ -132,13 +130,14 @@ def run(stage: Stage) -> None:
     inference = Inference(stage.config, policy, stage.mailboxes)
     board = stage.mailboxes.board
     stage.realtime(priority=0, lock_memory=False)
+    stage.mailboxes.chunks.adopt()
     while not board.stopping:
         now_ns = clock.now_ns()
+        chunk = None
         try:
             chunk = inference.step(now_ns)
         except DzedgeError as error:
-            stage.report(error)
-            continue
+            stage.fail(error)
         if chunk is not None:
             inference.publish(chunk, clock.now_ns())
         board.stamp(STAGE, now_ns, inference.state)

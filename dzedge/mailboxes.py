@@ -52,7 +52,6 @@ class Mailboxes:
             "states": StateRing.bytes_for(joints),
             "trajectory": TrajectoryBox.bytes_for(knots, joints),
             "reports": Ring.size(2, REPORT_BYTES),
-            "failures": Ring.size(2, REPORT_BYTES),
             "ports": Ring.size(2, TEXT_BYTES),
             "scenes": Ring.size(2, 8),
             "verdicts": Ring.size(2, TEXT_BYTES),
@@ -64,6 +63,7 @@ class Mailboxes:
                 sizes[f"rendered{index}"] = size
         for stage in STAGES:
             sizes[f"marks_{stage}"] = Marks.bytes_for()
+            sizes[f"failure_{stage}"] = Ring.size(2, REPORT_BYTES)
         self.memory = dict(memory) if memory is not None else {name: _memfd(name, n) for name, n in sizes.items()}
         maps = {name: mmap.mmap(self.memory[name], size) for name, size in sizes.items()}
 
@@ -79,7 +79,7 @@ class Mailboxes:
         self.states = StateRing(maps["states"], joints)
         self.trajectory = TrajectoryBox(maps["trajectory"], knots, joints)
         self._reports = Ring(maps["reports"], 2, REPORT_BYTES)
-        self._failures = Ring(maps["failures"], 2, REPORT_BYTES)
+        self._failures = {stage: Ring(maps[f"failure_{stage}"], 2, REPORT_BYTES) for stage in STAGES}
         self._ports = Ring(maps["ports"], 2, TEXT_BYTES)
         self.scenes = Ring(maps["scenes"], 2, 8)
         self.verdicts = Ring(maps["verdicts"], 2, TEXT_BYTES)
@@ -95,15 +95,14 @@ class Mailboxes:
     def port(self, path: str) -> None:
         self._ports.write(path.encode().ljust(TEXT_BYTES, b"\0"), ())
 
-    @property
-    def failure(self) -> str:
+    def failure(self, stage: str) -> str:
         """Why a stage had to end, in its own words; "" while all is well."""
-        record = self._failures.read()
+        record = self._failures[stage].read()
         return bytes(record[1]).rstrip(b"\0").decode("utf-8", "replace") if record else ""
 
-    @failure.setter
-    def failure(self, message: str) -> None:
-        self._failures.write(message.encode()[:REPORT_BYTES].ljust(REPORT_BYTES, b"\0"), ())
+    def set_failure(self, stage: str, message: str) -> None:
+        """A stage's own words on why it must end."""
+        self._failures[stage].write(message.encode()[:REPORT_BYTES].ljust(REPORT_BYTES, b"\0"), ())
 
     def report(self, document: Mapping[str, object]) -> None:
         """Publish control's account of itself; see `latest_report`."""

@@ -17,7 +17,7 @@ from dzedge.kernels.tick import Cause, Refusal, State, Tick
 
 STATES = tuple(State.__members__)
 """State names by code."""
-CAUSES = {
+CAUSES: dict[int, str] = {
     Cause.CAUSE_NONE: "",
     Cause.CAUSE_EXHAUSTED: "no new chunk in time",
     Cause.CAUSE_REQUEST: "held on request",
@@ -27,15 +27,18 @@ CAUSES = {
     Cause.CAUSE_ENCODE: "refused by the bus encoder",
     Cause.CAUSE_BUS_SILENT: "no answer from the servo bus",
     Cause.CAUSE_UNPLUGGED: "the serial port is gone",
+    Cause.CAUSE_LIMITER: "a trajectory that is none",
+    Cause.CAUSE_SERVO: "a servo is unwell",
 }
 """Why the arm is in its state."""
-REFUSALS = {
+REFUSALS: dict[int, str] = {
     Refusal.REFUSED_EPOCH: "chunk_epoch",
     Refusal.REFUSED_ORDER: "chunk_order",
     Refusal.REFUSED_FUTURE: "chunk_future",
     Refusal.REFUSED_STALE: "chunk_stale",
     Refusal.REFUSED_STEP: "chunk_step",
     Refusal.REFUSED_NOT_FINITE: "chunk_not_finite",
+    Refusal.REFUSED_RANGE: "chunk_range",
 }
 """Why a chunk was refused, as counted in reports."""
 
@@ -65,6 +68,8 @@ MEASURED_PERIODS = 3
 BURST = 1.2
 """Commands in 250 ms, as a multiple of the nominal number."""
 WINDOW_S = 0.25
+GRASP = 2.0
+"""Following error allowed to a gripper: more than its whole way."""
 
 
 class GateTables(NamedTuple):
@@ -78,7 +83,8 @@ class GateTables(NamedTuple):
 def gate_tables(config: RobotConfig, horizon: int, dt_ns: int) -> GateTables:
     """The gate's tables for a robot that plays chunks of `horizon` actions, `dt_ns` apart."""
     safety, period = config.safety, 1.0 / config.arm.rate_hz
-    following = np.full((1, len(config.arm.joints)), safety.following_error)
+    # a gripper that meets what it grasps does not follow, and that is how it should be
+    following = np.array([[GRASP if j.kind == "gripper" else safety.following_error for j in config.arm.joints]])
     rules = gate.rules(
         observation_age=horizon * dt_ns / NS + PERIODS_OF_GRACE * period,
         command_age=PERIODS_OF_GRACE * period,

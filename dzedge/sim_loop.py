@@ -74,10 +74,9 @@ class Simulation:
             self.robot.rearrange(seed)
             self.instruction = self.robot.default_instruction(seed)
             self.epoch = 0
-        board = self.mailboxes.board
-        if board.epoch != self.epoch and self.scene:
-            self.epoch = board.epoch
-            self.robot.assign(board.instruction)
+        if self.mailboxes.board.epoch != self.epoch and self.scene:
+            self.epoch, instruction = self.mailboxes.board.task()
+            self.robot.assign(instruction)
 
     def _judge(self) -> None:
         if not self.scene:

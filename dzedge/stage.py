@@ -6,8 +6,8 @@ and the control port in its environment; `main` unpacks them.
 
 import json
 import os
+import select
 import signal
-import sys
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -23,6 +23,7 @@ SHAPE = "DZEDGE_SHAPE"
 """`horizon,latents` of the policy."""
 EXTRA = "DZEDGE_EXTRA"
 """JSON object with what only one stage needs."""
+STDERR = 2
 STOP_OFF_NOW, STOP_THEN_OFF, STOP_AND_HOLD = 1, 2, 3
 """`board.stopping`: stop category (IEC 60204-1) 0, 1, 2, plus one."""
 
@@ -37,6 +38,11 @@ class Stage:
         self.mailboxes = Mailboxes(self.config, horizon, latents, inherited(environment))
         self.extra: dict[str, object] = json.loads(environment.get(EXTRA, "{}"))
         self.granted: realtime.Granted | None = None
+
+    def fail(self, error: DzedgeError) -> None:
+        """Say what went wrong: to the supervisor, and in the log."""
+        self.mailboxes.set_failure(self.name, str(error))
+        log(self.name, "error", error=type(error).__name__, message=str(error), exit_code=error.exit_code)
 
     def realtime(self, priority: int, lock_memory: bool) -> None:
         """Claim a real-time priority; refuses to go on without it where the robot file says so."""
@@ -57,9 +63,13 @@ def environment(config: RobotConfig, mailboxes: Mailboxes, extra: Mapping[str, o
 
 
 def log(stage: str, event: str, **fields: object) -> None:
-    """One JSON line on stderr."""
-    sys.stderr.write(json.dumps({"stage": stage, "event": event, **fields}) + "\n")
-    sys.stderr.flush()
+    """One JSON line on stderr, or nothing: a reader that does not read must never hold up the arm."""
+    line = json.dumps({"stage": stage, "event": event, **fields}).encode()
+    try:
+        if select.select([], [STDERR], [], 0)[1]:
+            os.write(STDERR, line[: select.PIPE_BUF - 1] + b"\n")
+    except OSError:
+        return
 
 
 def main(name: str, run: Callable[[Stage], None]) -> None:
@@ -83,7 +93,6 @@ def main(name: str, run: Callable[[Stage], None]) -> None:
     try:
         run(stage)
     except DzedgeError as error:
-        stage.mailboxes.failure = f"{name}: {error}"
-        log(name, "error", error=type(error).__name__, message=str(error), exit_code=error.exit_code)
+        stage.fail(error)
         raise SystemExit(error.exit_code) from None
 

@@ -20,15 +20,18 @@ from dzedge import stage
 from dzedge.bundle import Bundle
 from dzedge.clock import NS, MonotonicClock
 from dzedge.config import RobotConfig
-from dzedge.errors import DeviceError, DzedgeError, UsageError
+from dzedge.errors import DeviceError, DzedgeError, PolicyError, SafetyError, UsageError
 from dzedge.history import History, OnStatus, RunResult, Status, stage_timings
-from dzedge.kernels.tick import Request
+from dzedge.inference_loop import REFUSED
+from dzedge.kernels.tick import Cause, Request, State
 from dzedge.mailboxes import STAGES, make_mailboxes
-from dzedge.safety import STATES
+from dzedge.safety import CAUSES, STATES
 
 POLL_NS = NS // 20
 SILENT_NS = {"capture": 5 * NS, "inference": 5 * NS, "control": NS, "sim": 5 * NS}
 """A stage whose heartbeat is older is killed and restarted."""
+PAUSE_NS = NS // 2
+"""A supervisor that was itself not running for this long judges nobody by a heartbeat."""
 STARTING_NS = 30 * NS
 """Time to the first heartbeat: a large model on a small board takes its time."""
 RESTARTS_PER_MINUTE = 5
@@ -64,6 +67,7 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.restarts = 0
         self.scene = 0
+        self.watched_ns = 0
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -112,6 +116,9 @@ class Supervisor:
     def watch(self) -> None:
         """Find stages that died or fell silent, and restart them. Raises when one cannot be kept alive."""
         now_ns = self.clock.now_ns()
+        paused, self.watched_ns = now_ns - self.watched_ns > PAUSE_NS, now_ns
+        if paused and not any(child.process.poll() for child in self.children.values()):
+            return  # whoever stopped this process may have stopped the others too: give them time to beat
         for child in self.children.values():
             beats, beat_ns, *_ = self.board.stage(STAGES.index(child.name))
             if child.process.poll() is None:
@@ -123,13 +130,26 @@ class Supervisor:
                 child.process.wait()
             if not self.board.stopping:
                 self._restart(child, now_ns)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what the stages report without dying of it: a latched FAULT, words that cannot be embedded."""
+        report = self.mailboxes.latest_report()
+        if report.get("state") == State.FAULT.name:
+            known = {key: report.get(key) for key in ("check", "joint", "value", "bound", "ailment")}
+            details = ", ".join(f"{key} {value}" for key, value in known.items() if value not in (None, ""))
+            by_device = report["cause"] in (CAUSES[Cause.CAUSE_BUS_SILENT], CAUSES[Cause.CAUSE_UNPLUGGED])
+            kind = DeviceError if by_device else SafetyError
+            raise kind(f"control: FAULT, {report['cause']}{': ' + details if details else ''}; the arm has stopped")
+        if self.board.stage(STAGES.index("inference"))[2] == REFUSED:
+            raise PolicyError(f"inference: {self.mailboxes.failure('inference')}")
 
     def _restart(self, child: Child, now_ns: int) -> None:
         code = child.process.returncode
         if code > 0:
             kinds = {error.exit_code: error for error in (*DzedgeError.__subclasses__(), DzedgeError)}
-            message = self.mailboxes.failure or f"{child.name} ended with exit code {code}; see the log above"
-            raise kinds.get(code, DzedgeError)(message)
+            message = self.mailboxes.failure(child.name) or f"ended with exit code {code}; see the log above"
+            raise kinds.get(code, DzedgeError)(f"{child.name}: {message}")
         child.died_ns = [t for t in child.died_ns if now_ns - t < 60 * NS] + [now_ns]
         if len(child.died_ns) > RESTARTS_PER_MINUTE:
             raise DeviceError(
@@ -210,44 +230,24 @@ def run_robot(
     if task is None and config.task.instruction is None and not config.arm.simulated:
         raise UsageError(f"{config.robot.name} has nothing to do: give --task, or task.instruction in its file")
     history = History()
-    with Supervisor(config, bundle) as robot, _signals() as interrupted:
+    with _signals() as interrupted, Supervisor(config, bundle) as robot:
         robot.start()
         if config.arm.simulated:
             robot.new_scene(seed)
         started_ns = robot.clock.now_ns()
-        episode_ns, successes, episodes, text = 0, 0, 0, task
-        success: bool | None = None
-        while not interrupted:
+        episodes = Episodes(robot, task, seed, duration_s)
+        while not interrupted and not robot.board.stopping:
             robot.clock.sleep_until_ns(robot.clock.now_ns() + POLL_NS)
             robot.watch()
             history.collect(robot.mailboxes)
             on_status(robot.status(started_ns))
-            now_ns = robot.clock.now_ns()
-            if episode_ns == 0:
-                text = task or _default_task(robot, config)
-                if text is not None:
-                    robot.board.set_task(text, now_ns)
-                    episode_ns = now_ns
-                continue
-            verdict = robot.verdict()
-            done = verdict is not None and verdict[1]
-            if duration_s is not None and (now_ns - started_ns) / NS >= duration_s:
+            if episodes.step(robot.clock.now_ns()):
                 break
-            if not done and (now_ns - episode_ns) / NS < config.task.timeout_s:
-                continue
-            episodes += 1
-            successes += done
-            if duration_s is None:
-                break
-            robot.new_scene(seed + episodes)
-            episode_ns = 0
-        if config.arm.simulated and episodes:
-            success = successes == episodes if duration_s is None else successes * 2 > episodes
         robot.stop()
         history.collect(robot.mailboxes)
         return RunResult(
-            task=text or "",
-            success=success,
+            task=robot.board.instruction,
+            success=episodes.success,
             seed=seed,
             duration_s=(robot.clock.now_ns() - started_ns) / NS,
             chunks=robot.mailboxes.chunks.count,
@@ -257,6 +257,60 @@ def run_robot(
             stages=stage_timings(robot.mailboxes),
             history=history,
         )
+
+
+class Episodes:
+    """One task after the other, each until success or its time-out; without `duration_s` only one."""
+
+    def __init__(self, robot: Supervisor, task: str | None, seed: int, duration_s: float | None) -> None:
+        self.robot, self.task, self.seed = robot, task, seed
+        self.limit_ns = None if duration_s is None else int(duration_s * NS)
+        self.timeout_ns = int(robot.config.task.timeout_s * NS)
+        self.begun_ns = robot.clock.now_ns()
+        self.task_ns = 0
+        self.moving_ns = 0
+        self.played = self.succeeded = 0
+
+    def step(self, now_ns: int) -> bool:
+        """Look at the running task, begin the next; returns whether all is over."""
+        if self.limit_ns is not None and now_ns - self.begun_ns >= self.limit_ns:
+            return True
+        if self.task_ns == 0:
+            self._begin(now_ns)
+            return False
+        newest = self.robot.mailboxes.states.newest()
+        if self.moving_ns == 0 and newest is not None and newest[2] == State.RUN:
+            self.moving_ns = now_ns
+        verdict = self.robot.verdict()
+        done = verdict is not None and verdict[1]
+        # an arm that was never released has had no time to fail; an unreleased one waits for its operator
+        waiting = self.moving_ns == 0 and self.robot.board.request == Request.REQUEST_HOLD
+        if not done and (waiting or now_ns - (self.moving_ns or self.task_ns) < self.timeout_ns):
+            return False
+        self.played += 1
+        self.succeeded += done
+        self.task_ns = self.moving_ns = 0
+        if self.limit_ns is None:
+            return True
+        if self.robot.config.arm.simulated:
+            self.robot.new_scene(self.seed + self.played)
+        return False
+
+    @property
+    def success(self) -> bool | None:
+        """Of a simulated robot: whether most tasks were done; of a real one nobody here can judge. False, too, where
+        no task was ever finished or timed out."""
+        if not self.robot.config.arm.simulated:
+            return None if self.played or self.moving_ns else False
+        return self.succeeded * 2 > self.played
+
+    def _begin(self, now_ns: int) -> None:
+        text = self.task or _default_task(self.robot, self.robot.config)
+        if text is not None:
+            self.robot.board.set_task(text, now_ns)
+            self.task_ns = now_ns
+        elif now_ns - self.begun_ns > STARTING_NS:
+            raise DeviceError(f"the simulated scene gave no task in {STARTING_NS // NS} s; give one with --task")
 
 
 def _default_task(robot: Supervisor, config: RobotConfig) -> str | None:

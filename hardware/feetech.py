@@ -5,6 +5,7 @@ outside the limits drives the joint to the edge, and after a restart the old goa
 So: measure, refuse what is out of bounds, goal := where the joint is, and only then torque.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,8 +32,6 @@ from dzedge.types import JointState
 ACCELERATION = 254
 """Register value, [100 ticks/s^2]: the servo's own ramp stays out of the way; some units do not move without
 it."""
-JUMP_TICKS = 12
-"""How far a joint may move when torque comes on; and how far from its goal an arm that is held may stand."""
 REST_TICKS_S = 20
 REST_NS = 3 * NS
 """A stop of category 1 waits this long for the arm to come to rest before torque goes off."""
@@ -41,7 +40,8 @@ REST_NS = 3 * NS
 class FeetechArm:
     """An arm of the robot file on `port`, a device path, or an open Port (a bus in memory for lockstep).
 
-    voltage: allowed [V]; temperature: highest allowed [deg C]. state: read the whole state in a cycle (15
+    voltage: allowed [V]; temperature: highest allowed [deg C]; arming_error: [rad], gripper [1], that torque may
+    move a joint. state: read the whole state in a cycle (15
     bytes a servo) and write position, time and speed; False: positions only, a shorter cycle.
     Raises ConfigError for a calibration file that does not fit.
     """
@@ -53,6 +53,7 @@ class FeetechArm:
         *,
         voltage: tuple[float, float] = (6.0, 8.4),
         temperature: float = 65.0,
+        arming_error: float = 0.02,
         state: bool = True,
         clock: Clock | None = None,
     ) -> None:
@@ -64,7 +65,7 @@ class FeetechArm:
             entries = calibration.read_lerobot(arm.calibration)
             self.joints = calibration.calibrate(arm.joints, entries, arm.calibration)
         self._arm, self._where = arm, port
-        self._voltage, self._temperature, self._state = voltage, temperature, state
+        self._voltage, self._temperature, self._arming_error, self._state = voltage, temperature, arming_error, state
         self._clock: Clock = clock or MonotonicClock()
         self._bus: FeetechBus | None = None
         self._goals = np.full(len(self.names), -1, np.int32)
@@ -221,7 +222,7 @@ class FeetechArm:
         if self.bus.get(servo, "torque_enable") == 1:
             goal = self.bus.get(servo, "goal_position")
             joint = self.joints[self._ids.index(servo)]
-            if abs(goal - present) <= JUMP_TICKS and joint.lower <= goal <= joint.upper:
+            if abs(goal - present) <= self._jump_ticks(joint) and joint.lower <= goal <= joint.upper:
                 return goal
         return present
 
@@ -235,11 +236,15 @@ class FeetechArm:
                 raise BusError(f"servo {joint.id} ({joint.name}) did not take its goal of {ticks} ticks")
         for joint, ticks in zip(self.joints, present, strict=True):
             moved = bus.get(joint.id, "present_position") - ticks
-            if abs(moved) > JUMP_TICKS:
+            if abs(moved) > self._jump_ticks(joint):
                 raise BusError(
                     f"servo {joint.id} ({joint.name}) moved by {moved} ticks when torque came on, more than "
-                    f"{JUMP_TICKS}: support the arm, check its load"
+                    f"{self._jump_ticks(joint)}: support the arm, check its load"
                 )
+
+    def _jump_ticks(self, joint: calibration.JointCalibration) -> int:
+        """How far a joint may move when torque comes on, and stand from its goal when it is held already."""
+        return max(1, math.floor(self._arming_error * abs(joint.scale)))
 
     def _unfit(self, joint: calibration.JointCalibration, reply: Reply) -> list[str]:
         who = f"servo {joint.id} ({joint.name})"

@@ -6,18 +6,6 @@ Words in shared memory that every process of a robot maps, each written by one o
 from dzedge.kernels.atomic cimport dz_load, dz_peek, dz_poke, dz_store
 
 
-cdef enum:
-    BEAT = 8                # words per stage: one cache line
-    B_MAGIC = 0
-    B_EPOCH = 1             # task epoch
-    B_REQUEST = 2           # what the operator wants of control
-    B_STOP = 3              # every loop ends
-    B_TASK_NS = 4           # when the task was set
-    B_OVER = 5              # the arm has stopped: the simulator may end too
-    B_TEXT = 8              # instruction: length, then 31 words of UTF-8
-    B_STAGES = 40
-
-
 cdef class Board:
     """Heartbeats of the stages, the task epoch and its instruction, and the operator's request.
 
@@ -36,6 +24,9 @@ cdef class Board:
 
     cdef int64 word(self, int index) noexcept nogil:
         return dz_load(&self.words[index])
+
+    cdef int64 task_epoch(self) noexcept nogil:
+        return dz_load(&self.words[B_EPOCH]) // 2
 
     cdef void beat(self, int stage, int64 now_ns, int state) noexcept nogil:
         cdef int64* line = &self.words[B_STAGES + stage * BEAT]
@@ -63,7 +54,7 @@ cdef class Board:
     @property
     def epoch(self):
         """Task epoch; a chunk made for another is refused."""
-        return dz_load(&self.words[B_EPOCH])
+        return self.task_epoch()
 
     @property
     def request(self):
@@ -103,6 +94,16 @@ cdef class Board:
         length = dz_load(&self.words[B_TEXT])
         return bytes(self.memory[8 * (B_TEXT + 1):8 * (B_TEXT + 1) + length]).decode("utf-8", "replace")
 
+    def task(self):
+        """(epoch, instruction) that belong together, whoever is setting a new one meanwhile."""
+        cdef int64 before
+        for _ in range(SETTING):
+            before = dz_load(&self.words[B_EPOCH])
+            text = self.instruction
+            if before % 2 == 0 and dz_load(&self.words[B_EPOCH]) == before:
+                break
+        return before // 2, text
+
     def set_task(self, instruction, now_ns):
         """Set the instruction and open a new task epoch; returns the epoch. At most 248 bytes of UTF-8."""
         text = instruction.encode()
@@ -110,9 +111,10 @@ cdef class Board:
             raise ValueError(f"instruction of {len(text)} bytes, at most {8 * 31}: shorten it")
         cdef const uint8[::1] data = text + b"\0"
         cdef Py_ssize_t i
+        dz_store(&self.words[B_EPOCH], dz_load(&self.words[B_EPOCH]) + 1)
         for i in range(data.shape[0]):
             self.memory[8 * (B_TEXT + 1) + i] = data[i]
         dz_store(&self.words[B_TEXT], len(text))
         dz_store(&self.words[B_TASK_NS], now_ns)
         dz_store(&self.words[B_EPOCH], dz_load(&self.words[B_EPOCH]) + 1)
-        return dz_load(&self.words[B_EPOCH])
+        return self.task_epoch()

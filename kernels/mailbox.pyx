@@ -358,10 +358,26 @@ cdef class StateRing(Ring):
         self.put(time_ns, state, chunk_id, code, &p[0], &v[0], &c[0])
 
     def at(self, time_ns):
-        """(positions, velocities, command, time_ns) interpolated to `time_ns`, or None when it is not covered.
+        """(positions, velocities, command, time_ns) interpolated to `time_ns`. Shape (J,) each.
 
-        Shape (J,) each. After the newest record: the newest, with its own time.
+        After the newest record: the newest, with its own time. None when the time is not covered, or when the bus
+        gave no whole answer around it, so that what stands there was measured earlier.
         """
+        cdef int64 older
+        cdef double share
+        cdef int64 newer = self._bracket(time_ns, &older, &share)
+        if newer < 0:
+            return None
+        first, second = self.read(older), self.read(newer)
+        if first is None or second is None or first[2][3] != 0 or second[2][3] != 0:
+            return None
+        rows = first[1].view(np.float64) * (1.0 - share) + second[1].view(np.float64) * share
+        rows = rows.reshape(3, self.joints)
+        covered = min(int(time_ns), second[2][0])
+        return rows[0], rows[1], rows[2], covered
+
+    def command(self, time_ns):
+        """The command in force at `time_ns`, Shape (J,), or None when it is not covered."""
         cdef int64 older
         cdef double share
         cdef int64 newer = self._bracket(time_ns, &older, &share)
@@ -371,9 +387,7 @@ cdef class StateRing(Ring):
         if first is None or second is None:
             return None
         rows = first[1].view(np.float64) * (1.0 - share) + second[1].view(np.float64) * share
-        rows = rows.reshape(3, self.joints)
-        covered = min(int(time_ns), second[2][0])
-        return rows[0], rows[1], rows[2], covered
+        return rows[2 * self.joints:]
 
     def newest(self):
         """(count, time_ns, state, chunk_id, code, positions, velocities, command), or None before the first tick."""

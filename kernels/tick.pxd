@@ -26,6 +26,8 @@ cpdef enum Cause:
     CAUSE_ENCODE = 6        # the bus refused to encode; its code is kept
     CAUSE_BUS_SILENT = 7    # no whole answer from the bus for too long
     CAUSE_UNPLUGGED = 8     # the port is gone
+    CAUSE_LIMITER = 9       # the limiter was given a target that is none
+    CAUSE_SERVO = 10        # a servo reports an alert, or is too hot, or has too little or too much voltage
 
 cpdef enum Refusal:
     # why a chunk was not taken; the old one plays on
@@ -35,4 +37,5 @@ cpdef enum Refusal:
     REFUSED_STALE = 3       # nothing of it is left to play
     REFUSED_STEP = 4        # another time step than the policy's
     REFUSED_NOT_FINITE = 5
-    REFUSALS = 6
+    REFUSED_RANGE = 6       # far outside the joint limits
+    REFUSALS = 7

@@ -4,9 +4,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from dzedge.kernels.board import Board
 from dzedge.kernels.bus import BusCycle
 from dzedge.kernels.chunk import SmoothPlan
-from dzedge.kernels.board import Board
 from dzedge.kernels.mailbox import ChunkBox, StateRing, TrajectoryBox
 from dzedge.kernels.marks import Marks
 
@@ -35,6 +35,8 @@ class Cause(IntEnum):
     CAUSE_ENCODE = 6
     CAUSE_BUS_SILENT = 7
     CAUSE_UNPLUGGED = 8
+    CAUSE_LIMITER = 9
+    CAUSE_SERVO = 10
 
 class Refusal(IntEnum):
     REFUSED_EPOCH = 0
@@ -43,7 +45,8 @@ class Refusal(IntEnum):
     REFUSED_STALE = 3
     REFUSED_STEP = 4
     REFUSED_NOT_FINITE = 5
-    REFUSALS = 6
+    REFUSED_RANGE = 6
+    REFUSALS = 7
 
 class Tick:
     joints: int
@@ -75,6 +78,7 @@ class Tick:
     ) -> None: ...
     def arm(self, goal: NDArray[np.float64], now_ns: int) -> None: ...
     def hold(self, goal: NDArray[np.float64], now_ns: int) -> None: ...
+    def fault(self) -> None: ...
     def run(self, fd: int, ticks: int) -> int: ...
     def request(self, now_ns: int) -> bytes: ...
     def reply(self, data: bytes, now_ns: int) -> int: ...

@@ -7,10 +7,10 @@
 """
 
 from libc.string cimport memcpy
-from libc.math cimport isfinite
+from libc.math cimport fabs, isfinite
 
 from dzedge.kernels cimport chunk, gate, limiter
-from dzedge.kernels.board cimport Board
+from dzedge.kernels.board cimport B_REQUEST, B_STOP, Board
 from dzedge.kernels.bus cimport BUS_INCOMPLETE, BUS_OK, BUS_UNPLUGGED, BusCycle
 from dzedge.kernels.mailbox cimport META, ChunkBox, StateRing, TrajectoryBox, int64, uint8
 from dzedge.kernels.marks cimport BUS, DECIDE, LATE, Marks
@@ -31,10 +31,15 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     CONTROL = 2             # our line on the board
+    SEAM_LOOKS = 16
     LATE_PERIODS = 3        # later than this, the tick stops the arm instead of catching up
     PERIODS_OF_GRACE = 2    # a command may be used while t_now <= t_obs + H * dt + 2 T (DESIGN 6)
 
 cdef double SECONDS = 1e-9
+# [rad], gripper [1], beyond a joint's limits: less is inaccurate and the limiter clamps it, more is broken
+cdef double BEYOND = 0.25
+# [rad] that a seam may swing past the trajectory, beside a tenth of what it has to bridge
+cdef double SWING = 0.03
 
 
 cdef int64 clock_ns() noexcept nogil:
@@ -78,7 +83,9 @@ cdef class Tick:
     cdef int64 commanded_ns
     # the running trajectory
     cdef double[:, ::1] raw, knots, moments, offset, spare
-    cdef double step, window
+    cdef double step
+    cdef readonly double window
+    cdef readonly bint chase
     cdef int64 start_ns, seam_ns, end_ns
     cdef int64 chunk_seen, chunk_id, writer
     cdef uint8[::1] payload
@@ -89,7 +96,7 @@ cdef class Tick:
     cdef readonly int state, cause, code
     cdef int64 epoch
     cdef int64[::1] refused, refused_by_gate
-    cdef readonly int64 ticks, missed, chunks_taken, limited, stops
+    cdef readonly int64 ticks, missed, chunks_taken, chased, limited, stops
     cdef int64 next_ns
 
     def __init__(self, BusCycle bus, ChunkBox chunks, StateRing states, TrajectoryBox trajectory, Board board,
@@ -109,9 +116,9 @@ cdef class Tick:
         self.ages = np.zeros(3)
         self.verdicts = np.array(verdicts, dtype=np.intc)
         self.dt_ns, self.period_ns, self.bus_fault_ns = dt_ns, period_ns, bus_fault_ns
-        rows = lambda count: np.zeros((count, self.joints))
-        self.commanded, self.candidate, self.wanted, self.spare = rows(3), rows(3), rows(3), rows(3)
-        self.raw, self.knots, self.moments = rows(self.horizon + 1), rows(plan.knots), rows(plan.knots)
+        self.commanded, self.candidate, self.wanted, self.spare = np.zeros((4, 3, self.joints))
+        self.raw = np.zeros((self.horizon + 1, self.joints))
+        self.knots, self.moments = np.zeros((2, plan.knots, self.joints))
         self.offset = np.zeros((self.joints, 6))
         self.step = dt_ns * SECONDS / (1 if plan.decimate else plan.factor)
         self.payload = np.zeros(chunks.payload_bytes, np.uint8)
@@ -132,6 +139,7 @@ cdef class Tick:
             return
         cdef int64 late_ns = now_ns - self.commanded_ns
         cdef double elapsed = late_ns * SECONDS
+        cdef int code
         if late_ns > LATE_PERIODS * self.period_ns:
             # the arm cannot have been where the trajectory went meanwhile: stop, never catch up in a burst
             if self.state == RUN:
@@ -142,9 +150,11 @@ cdef class Tick:
         if self.state == RUN:
             self._sample(now_ns)
             self._restore()
-            if limiter.step(self.candidate, self.wanted[0], self.wanted[1], self.limits, elapsed) != 0:
-                self.limited += 1
-            if self._send(now_ns, elapsed):
+            code = limiter.track(self.candidate, self.wanted, self.limits, elapsed)
+            self.limited += code != 0
+            if code & limiter.INVALID:
+                self.cause, self.code = CAUSE_LIMITER, code
+            elif self._send(now_ns, elapsed):
                 return
             self._refuse()
         self._restore()
@@ -156,18 +166,18 @@ cdef class Tick:
 
     cdef void _obey(self, int64 now_ns) noexcept nogil:
         """The operator's request, a new task, the end."""
-        cdef int64 epoch = self.board.word(1)
+        cdef int64 epoch = self.board.task_epoch()
         if self.state == FAULT or self.state == READY or self.state == ESTOP:
             self.epoch = epoch
             return
-        if self.board.word(3) != 0:
+        if self.board.word(B_STOP) != 0:
             self.state = STOPPING
             return
         if epoch != self.epoch:
             self.epoch = epoch
             if self.state == RUN:
                 self._hold(CAUSE_TASK)
-        if self.board.word(2) != REQUEST_RUN:
+        if self.board.word(B_REQUEST) != REQUEST_RUN:
             if self.state == RUN:
                 self._hold(CAUSE_REQUEST)
             return
@@ -217,7 +227,12 @@ cdef class Tick:
     cdef void _sample(self, int64 now_ns) noexcept nogil:
         """Position, velocity, acceleration of the running trajectory at `now_ns` into `wanted`."""
         chunk.sample(self.knots, self.moments, self.step, (now_ns - self.start_ns) * SECONDS, self.wanted)
-        chunk.sample_offset(self.offset, self.window, (now_ns - self.seam_ns) * SECONDS, self.wanted)
+        if self.chase:
+            # Nothing here can be followed smoothly (a step, a leap): go to where it is by the fastest way that is
+            # allowed and that could still stop there. Who follows such a velocity overshoots when it ends.
+            self.wanted[1:, :] = 0.0
+        else:
+            chunk.sample_offset(self.offset, self.window, (now_ns - self.seam_ns) * SECONDS, self.wanted)
 
     cdef void _take(self, int64 now_ns) noexcept nogil:
         """The newest chunk becomes the running trajectory, or is refused and counted; the old one plays on."""
@@ -240,9 +255,14 @@ cdef class Tick:
         chunk.bound(self.knots, self.moments, self.limits[3], self.limits[4])
         self.start_ns = meta[2]
         self.end_ns = meta[2] + self.horizon * self.dt_ns
-        self.seam_ns = now_ns
-        self.window = chunk.seam(self.knots, self.moments, self.step, (now_ns - self.start_ns) * SECONDS,
+        # the command holds for the moment it was made for, one period ago: the seam begins there
+        self.seam_ns = self.commanded_ns if self.commanded_ns > self.start_ns else self.start_ns
+        self.window = chunk.seam(self.knots, self.moments, self.step, (self.seam_ns - self.start_ns) * SECONDS,
                                  self.commanded, self.limits, self.offset)
+        self.chase = not (self._playable(now_ns) and self._calm())
+        if self.chase:
+            self.window = 0.0
+            self.chased += 1
         self.chunk_id = meta[0]
         self.chunks_taken += 1
         self.state = RUN
@@ -250,9 +270,36 @@ cdef class Tick:
         self.code = 0
         self._show(self.plan.knots)
 
+    cdef bint _playable(self, int64 now_ns) noexcept nogil:
+        """Whether what is left of the trajectory keeps the velocity and acceleration limits."""
+        cdef double tau = (now_ns - self.start_ns) * SECONDS
+        cdef double end = (self.plan.knots - 1) * self.step
+        cdef Py_ssize_t j
+        while tau < end:
+            chunk.sample(self.knots, self.moments, self.step, tau, self.spare)
+            for j in range(self.joints):
+                if not (fabs(self.spare[1, j]) <= self.limits[0, j] and fabs(self.spare[2, j]) <= self.limits[1, j]):
+                    return False
+            tau += 0.5 * self.step
+        return True
+
+    cdef bint _calm(self) noexcept nogil:
+        """Whether the seam leads straight into the trajectory: a quintic that begins fast swings past it."""
+        cdef Py_ssize_t i, j
+        cdef double first, allowed
+        for i in range(1, SEAM_LOOKS):
+            self.spare[:, :] = 0.0
+            chunk.sample_offset(self.offset, self.window, fabs(self.window) * i / SEAM_LOOKS, self.spare)
+            for j in range(self.joints):
+                first = self.offset[j, 0]
+                allowed = 0.1 * fabs(first) + SWING
+                if not (-allowed <= self.spare[0, j] * (1.0 if first >= 0.0 else -1.0) <= fabs(first) + allowed):
+                    return False
+        return True
+
     cdef int _judge_chunk(self, const int64* meta, int64 now_ns) noexcept nogil:
         """-1 when the chunk may be played, else the Refusal."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, j
         cdef const double* cells = <const double*>&self.payload[0]
         if meta[1] != self.epoch:
             return REFUSED_EPOCH
@@ -267,6 +314,9 @@ cdef class Tick:
         for i in range(self.horizon * self.joints):
             if not isfinite(cells[i]):
                 return REFUSED_NOT_FINITE
+            j = i % self.joints
+            if not self.gate_bounds[3, j] - BEYOND <= cells[i] <= self.gate_bounds[4, j] + BEYOND:
+                return REFUSED_RANGE
         return -1
 
     cdef void _show(self, Py_ssize_t knots) noexcept nogil:
@@ -278,7 +328,8 @@ cdef class Tick:
         for i in range(knots):
             memcpy(&self.spare[0, 0], &self.knots[i, 0], self.joints * sizeof(double))
             since_seam = i * self.step - (self.seam_ns - self.start_ns) * SECONDS
-            if since_seam >= 0.0:
+            # the knot just before the seam too: readers interpolate from it
+            if since_seam > -self.step:
                 chunk.sample_offset(self.offset, self.window, since_seam, self.spare)
             memcpy(row + i * self.joints, &self.spare[0, 0], self.joints * sizeof(double))
         meta[0] = self.start_ns
@@ -334,11 +385,16 @@ cdef class Tick:
         self.commanded_ns = self.measured_ns = now_ns
         self.epoch = self.board.epoch
         self.state, self.cause, self.code = ARMED, CAUSE_NONE, 0
+        self._show(0)
 
     def hold(self, goal, int64 now_ns):
         """As `arm`, in state HOLD: control was restarted while the arm held `goal`."""
         self.arm(goal, now_ns)
         self.state, self.cause = HOLD, CAUSE_REQUEST
+
+    def fault(self):
+        """A servo is unwell: come to a stop and stay there (FAULT, latched)."""
+        self._break(CAUSE_SERVO, 0)
 
     def run(self, int fd, int ticks):
         """Run `ticks` periods on the port `fd`, at absolute deadlines; returns the state.

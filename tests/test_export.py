@@ -247,11 +247,12 @@ def test_tokenizer_learns_and_resumes(tmp_path: Path) -> None:
 def test_rollout_of_an_untrained_policy(model: tuple[Wam, Tokenizer]) -> None:
     wam, tokenizer = model
     said: list[str] = []
-    plan = rollout.Plan(seconds=0.6)
     cases = (("reach", "seen"),)
-    shares = rollout.table(wam, tokenizer.encoder, Moments.neutral(TOY), plan, 1, said.append, cases)
-    assert shares == {"seen/reach": 0.0}
-    assert len(said) == 1
+    for joint_steps in (0, 2):
+        plan = rollout.Plan(seconds=0.6, joint_steps=joint_steps)
+        shares = rollout.table(wam, tokenizer.encoder, Moments.neutral(TOY), plan, 1, said.append, cases)
+        assert shares == {"seen/reach": 0.0}
+    assert len(said) == 2
 
 
 class TestRecipe:

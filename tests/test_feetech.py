@@ -13,13 +13,16 @@ from dzedge.clock import NS, FakeClock, MonotonicClock
 from dzedge.errors import BusError, PortError, SafetyError
 from dzedge.hardware.arm import Arm, StopCategory
 from dzedge.hardware.control_table import STS3215, explain_error
-from dzedge.hardware.feetech import JUMP_TICKS, FeetechArm
+from dzedge.hardware.feetech import FeetechArm
 from dzedge.hardware.feetech_bus import FeetechBus
 from dzedge.hardware.sim.memory_port import MemoryPort
 from dzedge.hardware.sim.pty_server import PtyServer
 from dzedge.hardware.sim.servo import Servo
 from dzedge.hardware.sim.servo_bus import FirstOrder, ServoBus
 from dzedge.kernels.bus import BusCode
+
+JUMP = 13
+"""[ticks] in 0.02 rad, the default arming error."""
 
 ROBOT = config.load(Path(__file__).parents[1] / "robots" / "sim.toml")
 IDS = [joint.id for joint in ROBOT.arm.joints]
@@ -182,10 +185,10 @@ class TestActivate:
     def test_an_arm_that_is_held_keeps_its_goals(self, rig: Rig) -> None:
         rig.arm.activate()
         rig.bus.advance = None
-        rig.servo(2).set_present(2048 - JUMP_TICKS, 0, 0, 7.4, 30)
-        rig.servo(3).set_present(2048 - JUMP_TICKS - 1, 0, 0, 7.4, 30)
+        rig.servo(2).set_present(2048 - JUMP, 0, 0, 7.4, 30)
+        rig.servo(3).set_present(2048 - JUMP - 1, 0, 0, 7.4, 30)
         state = rig.arm.activate()
-        assert rig.arm.goal_ticks[:3].tolist() == [2048, 2048, 2048 - JUMP_TICKS - 1]
+        assert rig.arm.goal_ticks[:3].tolist() == [2048, 2048, 2048 - JUMP - 1]
         assert state.positions[1] == 0.0 and state.positions[2] < 0.0
 
     def test_outside_the_limits_is_refused(self, rig: Rig) -> None:
@@ -225,10 +228,10 @@ class TestActivate:
 
         def kick(_: int) -> None:
             if servo.torque_enabled:
-                servo.set_present(2048 + JUMP_TICKS + 1, 0, 0, 7.4, 30)
+                servo.set_present(2048 + JUMP + 1, 0, 0, 7.4, 30)
 
         rig.bus.advance = kick
-        with pytest.raises(BusError, match=r"servo 3 \(elbow_flex\) moved by 13 ticks"):
+        with pytest.raises(BusError, match=r"servo 3 \(elbow_flex\) moved by 14 ticks"):
             rig.arm.activate()
         assert rig.torques() == [0] * 6
         assert rig.arm.goal_ticks.tolist() == [-1] * 6

@@ -55,7 +55,7 @@ def test_other_words_move_the_arm_otherwise(parts, first):
 def test_every_stage_took_part(first):
     history = first.history
     assert first.chunks >= 10
-    assert first.refused == {}
+    assert set(first.refused) <= {"chunk_epoch"}  # made for the last scene when the next began
     assert len(history.seams_ns) >= 10
     assert State.RUN in set(history.states)
     assert len(history.seen) >= 40  # 15 fps

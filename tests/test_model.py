@@ -31,6 +31,7 @@ def wam() -> Wam:
     for stream in (model.video, model.action):
         torch.nn.init.normal_(stream.leave.weight, std=0.3)
         torch.nn.init.normal_(stream.shared.weight, std=0.1)
+    torch.nn.init.normal_(model.text.points, std=0.15)
     return model
 
 
@@ -97,6 +98,20 @@ class TestTrunk:
         x["words"] = torch.tensor([words_of("reach the blue cube", TOY.words)] * 2)
         blue, _ = watch(wam, x)
         assert (red - blue).abs().max() > 1e-3
+
+    def test_cubes_are_exchangeable(self, wam: Wam) -> None:
+        """Two cubes that change places together with their colour words give the same future, changed about."""
+        x = inputs()
+        colours = {"red": VOCABULARY["red"], "blue": VOCABULARY["blue"]}
+        for index, word in enumerate(TOKEN_NAMES[1:]):
+            wam.text.points[VOCABULARY[word]] = 0.2 * torch.eye(len(TOKEN_NAMES) - 1)[index]
+        plain, _ = watch(wam, x)
+        swap = torch.arange(TOY.tokens)
+        swap[[1, 3]] = swap[[3, 1]]
+        x["latents"], x["video"] = x["latents"][:, :, swap], x["video"][:, :, swap]
+        x["words"] = torch.where(x["words"] == colours["red"], colours["blue"], x["words"])
+        swapped, _ = watch(wam, x)
+        torch.testing.assert_close(swapped[:, :, swap], plain, atol=1e-5, rtol=1e-5)
 
     def test_committed_actions_come_out_as_they_went_in(self, wam: Wam) -> None:
         x = inputs()

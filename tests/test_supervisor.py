@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dzedge.config import RobotConfig, default_path, load
-from dzedge.errors import DeviceError
+from dzedge.errors import DeviceError, PolicyError
 from dzedge.kernels.tick import Request, State
 from dzedge.robot import verified_bundle
 from dzedge.stage import STOP_THEN_OFF
@@ -197,3 +197,25 @@ def test_its_processes_end_when_the_supervisor_itself_is_killed(tmp_path):
         time.sleep(2.0)
         run.process.kill()
         wait_for("the end of its processes", lambda: run.alive() == [])
+
+
+def test_a_stage_that_is_told_to_end_ends_the_run_by_a_controlled_stop(robot):
+    os.kill(robot.children["inference"].process.pid, signal.SIGTERM)
+    wait_for("the stop", lambda: robot.board.stopping)
+    wait_for("rest", lambda: state_of(robot) == State.STOPPING)
+    robot.stop()
+    assert_speed_held(robot)
+
+
+def test_a_fault_ends_the_run_with_its_reason(robot):
+    os.kill(robot.children["sim"].process.pid, signal.SIGSTOP)  # the bus falls silent
+    with pytest.raises(DeviceError, match="FAULT, no answer from the servo bus"):
+        wait_for("the error", lambda: False, robot)
+    os.kill(robot.children["sim"].process.pid, signal.SIGCONT)
+
+
+def test_words_that_cannot_be_embedded_end_the_run_with_their_reason(robot):
+    robot.board.set_task("reach the sofa", time.monotonic_ns())
+    with pytest.raises(PolicyError, match="unknown word 'sofa'"):
+        wait_for("the error", lambda: False, robot)
+    assert state_of(robot) in (State.HOLD, State.RUN)

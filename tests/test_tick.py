@@ -37,7 +37,7 @@ class Robot:
             servo.set_present(servo.get("present_position"), 0.0, 0.0, 7.5, 30.0)
         self.bus = ServoBus(self.servos, advance=FirstOrder(self.servos, tau=0.01))
         self.arm = open_arm(self.config, MemoryPort(self.bus, self.clock), self.clock)
-        self.tick = activate(self.arm, self.config, H, DT, self.mailboxes, self.clock.now_ns, hold=False)
+        self.tick, self.cycle = activate(self.arm, self.config, H, DT, self.mailboxes, self.clock.now_ns, hold=False)
         self.mailboxes.board.request = Request.REQUEST_RUN
         self.mailboxes.board.set_task("reach", self.now)
         self.chunks = 0
@@ -218,14 +218,62 @@ def test_a_chunk_with_nothing_left_to_play_is_refused(robot):
     assert robot.refused(Refusal.REFUSED_STALE) == 1
 
 
-def test_huge_finite_positions_never_reach_the_wire(robot):
-    robot.send(np.full((H, J), 1e30))
-    robot.step(100)
+@pytest.mark.parametrize("value", [3.0, -50.0, 1e30, 1.7e308])
+def test_a_chunk_far_outside_the_joint_limits_is_refused_and_the_old_one_plays_on(robot, value):
+    robot.send(ramp(0.3))
+    robot.step(5)
+    robot.send(np.full((H, J), value))
+    robot.step()
+    assert robot.refused(Refusal.REFUSED_RANGE) == 1
+    assert robot.tick.state == State.RUN
+    robot.step(20)
+    assert robot.tick.command[1, 0] == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_chunk_a_little_outside_the_joint_limits_stays_inside_them(robot):
     limits = robot.config.arm.limits()
+    robot.send(np.clip(np.tile(limits[4] + 0.1, (H, 1)), None, START + 0.3))
+    robot.step(100)
     positions = np.array(robot.commands)[:, 0]
     assert (positions <= limits[4]).all()
     assert (positions >= limits[3]).all()
     robot.limits_hold()
+
+
+@pytest.mark.parametrize("age_ms", [0, 30, 70, 110, 150])
+@pytest.mark.parametrize("distance", [0.05, 0.2, 0.4, 0.8, 1.5])
+def test_a_step_to_a_far_pose_overshoots_by_little(robot, distance, age_ms):
+    target = START + [distance, 0, 0, 0, 0, 0]
+    for _ in range(4):
+        robot.send(target, age_ns=age_ms * MS)
+        robot.step(40)
+    reached = np.array(robot.commands)[:, 0, 0] - START[0]
+    assert reached.max() <= distance * 1.08 + 0.01
+    assert reached[-1] == pytest.approx(distance, abs=0.01)
+    robot.limits_hold()
+
+
+def test_chunks_that_agree_are_played_as_one(robot):
+    """A constant speed, a new chunk every 0.2 s from the trajectory itself: no seam shows."""
+    speed, begun = 0.5, robot.now
+    for _ in range(12):
+        chunk = np.tile(START, (H, 1))
+        chunk[:, 0] += speed * ((robot.now - begun) * 1e-9 - 0.03 + 0.1 * np.arange(1, H + 1))
+        robot.send(chunk, age_ns=30 * MS)
+        robot.step(20)
+    steady = np.array(robot.commands)[100:, 1, 0]
+    np.testing.assert_allclose(steady, speed, atol=0.02)
+
+
+def test_a_gripper_that_meets_what_it_grasps_is_no_fault(robot):
+    robot.servos[5].set_fault("stuck")
+    closing = START.copy()
+    closing[5] = 0.05
+    for _ in range(6):
+        robot.send(closing)
+        robot.step(20)
+    assert robot.tick.state == State.RUN
+    assert not robot.tick.refused_commands.any()
 
 
 def test_a_gripper_that_is_slammed_does_not_leave_its_range(robot):
@@ -349,7 +397,7 @@ def test_a_restarted_control_holds_and_does_not_move_by_itself(robot):
     robot.clock.advance_to_ns(robot.now + 400 * MS)  # it was killed here, its supervisor starts another
     robot.mailboxes.board.request = Request.REQUEST_HOLD
     arm = open_arm(robot.config, MemoryPort(robot.bus, robot.clock), robot.clock)
-    robot.tick = activate(arm, robot.config, H, DT, robot.mailboxes, robot.clock.now_ns, hold=True)
+    robot.tick, _ = activate(arm, robot.config, H, DT, robot.mailboxes, robot.clock.now_ns, hold=True)
     robot.send(ramp(2.0))
     assert robot.step(50) == State.HOLD
     for servo, goal in zip(robot.servos, last, strict=True):
@@ -361,7 +409,7 @@ def test_missed_periods_are_skipped_and_never_made_up_in_a_burst(robot):
     with PtyServer(robot.bus) as server:
         arm = open_arm(robot.config, server.path)
         clock = MonotonicClock()
-        tick = activate(arm, robot.config, H, DT, robot.mailboxes, clock.now_ns, hold=False)
+        tick, _ = activate(arm, robot.config, H, DT, robot.mailboxes, clock.now_ns, hold=False)
         first = robot.mailboxes.states.count
         tick.run(arm.fd, 10)
         missed = tick.missed

@@ -75,7 +75,7 @@ OURS = textwrap.dedent(
     config = msgspec.structs.replace(config, arm=msgspec.structs.replace(config.arm, rate_hz=rate))
     mailboxes = Mailboxes(config, 8, 280)
     arm = open_arm(config, path)
-    tick = activate(arm, config, 8, 100_000_000, mailboxes, MonotonicClock().now_ns, hold=False)
+    tick, _ = activate(arm, config, 8, 100_000_000, mailboxes, MonotonicClock().now_ns, hold=False)
     granted = realtime.claim(priority, lock_memory=True)
     if granted.refused:
         raise SystemExit("; ".join(granted.refused))
