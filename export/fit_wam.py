@@ -119,13 +119,13 @@ def losses(model: Wam, recipe: WamRecipe, batch: Batch, chance: Draw, weight: Te
     blur = chance.clean.float() * recipe.clean_noise
     noisy = noisy + blur.reshape(-1, 1, 1, 1) * chance.noise_video * torch.rand(len(noisy), 1, 1, 1)
     slot_pos = moments_of(model.sizes.window).expand(len(noisy), -1)
-    clean, rows, colours = model.video(noisy, batch.latent, window, slot_pos, chance.valid, text, chance.t_video)
+    clean, rows, logits = model.video(noisy, batch.latent, window, slot_pos, chance.valid, text, chance.t_video)
     shown = (~chance.clean).float()
     importance = shown / (1.0 - chance.t_video).clamp(min=0.3)
     error = ((clean - batch.video) ** 2 * weight).mean((2, 3)) * batch.frame_mask
     video = (error.sum(1) * importance).sum() / (batch.frame_mask.sum(1) * shown).sum().clamp(min=1.0)
     named = torch.where(chance.words.sum(1) > 0, batch.colour, -1)
-    ground = fn.cross_entropy(colours, named, ignore_index=-1)
+    ground = fn.cross_entropy(logits, named, ignore_index=-1)
     prefix_mask = chance.prefix_mask.unsqueeze(-1)
     noisy_action = mixed(batch.action[:acting], chance.noise_action, chance.t_action)
     rows = (rows[0][:acting], rows[1][:acting])
@@ -183,6 +183,22 @@ def act(model: Wam, batch: Batch, rows: tuple[Tensor, Tensor], noise: Tensor) ->
     """One action pass from noise, nothing committed."""
     nothing = torch.zeros(noise.shape[:2])
     return model.action(noise, torch.zeros_like(noise), nothing, batch.state, rows, torch.zeros(len(noise)))
+
+
+def decide_together(model: Wam, batch: Batch, video: Tensor, action: Tensor, steps: int) -> Tensor:
+    """Joint sampling, for comparison: video and actions leave the noise side by side. One step is "flash"."""
+    text = model.text(batch.words)
+    window = model.window(torch.stack([batch.latent, batch.before], dim=1))
+    slot_pos = moments_of(model.sizes.window).expand(len(video), -1)
+    valid = torch.stack([torch.ones_like(batch.has_history), batch.has_history], dim=1)
+    nothing = torch.zeros(action.shape[:2])
+    for step in range(steps):
+        at = torch.full((len(video),), step / steps)
+        clean, rows, _ = model.video(video, batch.latent, window, slot_pos, valid, text, at)
+        chunk = model.action(action, torch.zeros_like(action), nothing, batch.state, rows, at)
+        video = video + (clean - video) / (steps - step)
+        action = action + (chunk - action) / (steps - step)
+    return action
 
 
 def explained(predicted: Tensor, true: Tensor, mask: Tensor) -> float:

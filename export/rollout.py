@@ -1,19 +1,25 @@
 """Closed loop in torch, straight on the simulated world: a quick look while training, not the evaluation.
 
+    python -m dzedge.export.rollout --checkpoints checkpoints --episodes 20 [--joint 4]
+
 It sees rendered frames through the tokenizer and executes part of each chunk before it plans again. Scenes are
 the tuning scenes (500 000 and up), which neither training data nor the evaluation uses. `dzedge evaluate` runs
 the exported graphs through the whole runtime and is the figure to quote.
 """
 
+import argparse
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dzedge.export import fit_tokenizer, fit_wam
 from dzedge.export.data import Studio, shrink
-from dzedge.export.fit_wam import act, imagine
+from dzedge.export.fit_wam import act, decide_together, imagine
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.text import words_of
 from dzedge.export.model.tokenizer import FrameEncoder
@@ -28,11 +34,13 @@ DT = 0.1
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How the model is used. execute: actions run of each chunk; delay: actions of the old chunk that still run
-    after an observation was taken; video_steps: passes of the imagination."""
+    after an observation was taken; video_steps: passes of the imagination; joint_steps: 0 for video-first sampling,
+    else passes of joint sampling (1: "flash")."""
 
     execute: int = 4
     delay: int = 1
     video_steps: int = 1
+    joint_steps: int = 0
     seconds: float = TIMEOUT_S
 
 
@@ -64,10 +72,13 @@ class Policy:
             words=torch.tensor([words_of(instruction, sizes.words)]), colour=torch.empty(0),
         )  # fmt: skip
         noise = torch.randn(1, sizes.frames, sizes.tokens, sizes.channels, generator=self._noise)
-        _, rows = imagine(self._wam, batch, noise, self._plan.video_steps)
-        noise = torch.randn(1, sizes.horizon, sizes.joints, generator=self._noise)
-        action = act(self._wam, batch, rows, noise)[0].double().numpy()
-        return joints + action * moments.action_std
+        chunk_noise = torch.randn(1, sizes.horizon, sizes.joints, generator=self._noise)
+        if self._plan.joint_steps:
+            action = decide_together(self._wam, batch, noise, chunk_noise, self._plan.joint_steps)
+        else:
+            _, rows = imagine(self._wam, batch, noise, self._plan.video_steps)
+            action = act(self._wam, batch, rows, chunk_noise)
+        return joints + action[0].double().numpy() * moments.action_std
 
 
 def episode(studio: Studio, policy: Policy, plan: Plan, verb: str, split: str, scene: int) -> tuple[bool, float] | None:
@@ -118,3 +129,22 @@ def table(
         results[f"{split}/{verb}"] = share
         log(f"{split:9s} {verb:11s} {share:.2f}  measure median {np.median([m for _, m in done]):.3f}")
     return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--joint", type=int, default=0, help="passes of joint sampling instead of video-first")
+    parser.add_argument("--execute", type=int, default=4)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    wam, moments = fit_wam.load(options.checkpoints / "dit.pt")
+    encoder = fit_tokenizer.load(options.checkpoints / "tokenizer.pt").encoder
+    plan = Plan(execute=options.execute, joint_steps=options.joint)
+    table(wam, encoder, moments, plan, options.episodes, logging.getLogger("dzedge.export.rollout").info)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Instructions: a closed vocabulary, and an embedding that does not care for word order."""
+"""Instructions: a closed vocabulary, and an embedding that says what to do and points at what to do it to."""
 
 import re
 
@@ -14,6 +14,12 @@ WORDS = (
 )  # fmt: skip
 VOCABULARY = {word: index for index, word in enumerate(WORDS, start=1)}
 """Word -> id; 0 is padding."""
+
+POINTERS = len(TOKEN_NAMES) - 1
+"""Entries at the end of an embedding that point at a cube."""
+
+GAIN = 20.0
+"""Of the pointer's logits: with plain weights a softmax needs thousands of steps to make up its mind."""
 
 CAPACITY = 32
 """Rows of the embedding table: room for words of later recipes without a change of shape."""
@@ -41,13 +47,29 @@ def colour_of(instruction: str) -> int:
 
 
 class TextEncoder(nn.Module):
-    """Sum of word vectors, then two layers. words: Shape (B, W), int64 -> Shape (B, 1, d)."""
+    """Words -> what to do, and which thing to do it to.
+
+    A colour's name only points: its words fill the last K - 1 entries with logits over the cubes. All other words
+    are summed and mixed into the rest. The two never meet here, so a verb means the same for every colour: mixed
+    together, pairs that training never shows came out short (0.35 against 1.00 for "push right").
+
+    words: Shape (B, W), int64 -> Shape (B, 1, d).
+    """
+
+    pointing: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(0.5 * torch.randn(CAPACITY, width))
-        self.mix = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        doing = width - POINTERS
+        self.table = nn.Parameter(0.5 * torch.randn(CAPACITY, doing))
+        self.mix = nn.Sequential(nn.Linear(doing, width), nn.GELU(), nn.Linear(width, doing))
+        self.points = nn.Parameter(torch.zeros(CAPACITY, POINTERS))
+        pointing = torch.zeros(CAPACITY, 1)
+        pointing[[VOCABULARY[name] for name in TOKEN_NAMES[1:]]] = 1.0
+        self.register_buffer("pointing", pointing, persistent=False)
 
     def forward(self, words: Tensor) -> Tensor:
         known = (words > 0).to(self.table.dtype).unsqueeze(-1)
-        return self.mix((self.table[words] * known).sum(1, keepdim=True))
+        points = self.pointing[words] * known
+        doing = self.mix((self.table[words] * (known - points)).sum(1, keepdim=True))
+        return torch.cat([doing, (GAIN * self.points[words] * points).sum(1, keepdim=True)], dim=-1)

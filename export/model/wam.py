@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import TextEncoder
+from dzedge.export.model.text import POINTERS, TextEncoder
 
 MIN_REMAINING = 0.05
 """Least 1 - t that a velocity divides by."""
@@ -91,6 +91,14 @@ class Block(nn.Module):
         return self.down(fn.gelu(self.up(normalised(rows) * (1.0 + scale) + shift), approximate="tanh"))
 
 
+def names_of(names: Tensor, tokens: int) -> Tensor:
+    """Which kind of thing a token is: the arm, or a cube. Shape (2, d) -> Shape (K, d).
+
+    Cubes share one name, so what is learned about one colour holds for all; language points at the one it means.
+    """
+    return torch.cat([names[:1], names[1:].expand(tokens - 1, -1)])
+
+
 def layers_of(blocks: nn.ModuleList) -> list[Block]:
     """The blocks of a list, as what they are."""
     return [block for block in blocks if isinstance(block, Block)]
@@ -106,12 +114,12 @@ class Prefill(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.enter = nn.Linear(sizes.channels, sizes.width)
-        self.names = nn.Parameter(0.2 * torch.randn(sizes.tokens, sizes.width))
+        self.names = nn.Parameter(0.2 * torch.randn(2, sizes.width))
         self.block = Block(sizes.width, sizes.heads)
         self.rows = nn.Linear(sizes.width, sizes.layers * 2 * sizes.width)
 
     def forward(self, latent: Tensor) -> Rows:
-        hidden = self.enter(latent) + self.names
+        hidden = self.enter(latent) + names_of(self.names, self.sizes.tokens)
         still = torch.zeros(1, 1, self.sizes.width)
         query, key, value = self.block.project(hidden, still, still)
         hidden = hidden + self.block.attend(query, key, value, None)
@@ -129,13 +137,14 @@ class VideoStream(nn.Module):
         self.sizes = sizes
         width = sizes.width
         self.enter = nn.Linear((sizes.frames + 1) * sizes.channels, width)
-        self.names = nn.Parameter(0.2 * torch.randn(sizes.tokens, width))
+        self.names = nn.Parameter(0.2 * torch.randn(2, width))
+        self.named = nn.Parameter(torch.randn(width))
         self.time = TimeEncoder(width)
+        self.doing = nn.Linear(width - POINTERS, width)
         self.shared = nn.Linear(width, 6 * width)
         self.text_rows = nn.Linear(width, sizes.layers * 2 * width)
         self.blocks = nn.ModuleList(Block(width, sizes.heads) for _ in range(sizes.layers))
         self.leave = nn.Linear(width, sizes.frames * sizes.channels)
-        self.ground = nn.Linear(width, 1)
 
     def _outside(self, window: Rows, slot_pos: Tensor, valid: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the window (rotated now) and of language, and the mask that hides empty slots."""
@@ -159,18 +168,22 @@ class VideoStream(nn.Module):
         text: Tensor,
         time: Tensor,
     ) -> tuple[Tensor, Rows, Tensor]:
-        """Predicted clean residuals (B, F, K, C); own rows (B, L, A, K, hd); colour logits (B, K - 1).
+        """Predicted clean residuals (B, F, K, C); own rows (B, L, A, K, hd); logits over cubes and none (B, K).
 
         video: Shape (B, F, K, C); latent: Shape (B, K, C); window: keys and values, Shape (B, S, L, A, K, hd);
         slot_pos, valid: Shape (B, S); text: Shape (B, 1, d); time: Shape (B,).
         """
         sizes = self.sizes
-        outside_key, outside_value, mask = self._outside(window, slot_pos, valid, text)
+        doing = self.doing(text[..., :-POINTERS])
+        # A last logit of zero stands for "nothing named": then every cube gets the same small share.
+        logits = fn.pad(text[:, 0, -POINTERS:], (0, 1))
+        pointer = fn.pad(logits.softmax(-1)[:, :-1], (1, 0)).unsqueeze(-1)
+        outside_key, outside_value, mask = self._outside(window, slot_pos, valid, doing)
         packed = torch.cat([latent, video.transpose(1, 2).flatten(2)], dim=-1)
-        hidden = self.enter(packed) + self.names
-        shared = self.shared(fn.silu(self.time(time) + text.squeeze(1)))
+        hidden = self.enter(packed) + names_of(self.names, sizes.tokens) + pointer * self.named
+        shared = self.shared(fn.silu(self.time(time) + doing.squeeze(1)))
         ahead = torch.ones(1, 1, sizes.tokens)
-        keys, values, colours = [], [], hidden
+        keys, values = [], []
         for layer, block in enumerate(layers_of(self.blocks)):
             scale, shift, gate, scale_up, shift_up, gate_up = block.modulation(shared)
             query, key, value = block.project(hidden, scale, shift)
@@ -181,10 +194,8 @@ class VideoStream(nn.Module):
             hidden = hidden + (1.0 + gate_up) * block.feed(hidden, scale_up, shift_up)
             keys.append(key)
             values.append(value)
-            if layer == 0:
-                colours = self.ground(normalised(hidden[:, 1:])).squeeze(-1)
         clean = self.leave(normalised(hidden)).unflatten(-1, (sizes.frames, sizes.channels)).transpose(1, 2)
-        return clean, (torch.stack(keys, dim=1), torch.stack(values, dim=1)), colours
+        return clean, (torch.stack(keys, dim=1), torch.stack(values, dim=1)), logits
 
 
 class ActionStream(nn.Module):
