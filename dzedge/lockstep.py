@@ -98,8 +98,9 @@ class Lockstep:
         return now_ns
 
     def _through_camera(self) -> Image:
-        _, image, number, _, _ = self.mailboxes.rendered[0].newest()
-        return image if self.camera is None else self.camera.carry(number)
+        rendered = self.mailboxes.rendered[0].newest()
+        assert rendered is not None  # the simulation has just put one there
+        return rendered[1] if self.camera is None else self.camera.carry(rendered[2])
 
     def _cycle(self, now_ns: int) -> None:
         request = self.tick.request(now_ns)
@@ -116,7 +117,7 @@ class Lockstep:
             state=STATES[self.tick.state],
             cause=CAUSES[self.tick.cause],
             elapsed_s=(self.clock.now_ns() - started_ns) / NS,
-            joints=newest[5],
+            joints=newest[5] if newest else np.zeros(len(self.config.arm.joints)),
             chunks=self.mailboxes.chunks.count,
             distance=verdict[2][4] * 1e-6 if verdict and verdict[2][4] >= 0 else None,
             stages=stage_timings(self.mailboxes),

@@ -147,7 +147,8 @@ class Supervisor:
     def _restart(self, child: Child, now_ns: int) -> None:
         code = child.process.returncode
         if code > 0:
-            kinds = {error.exit_code: error for error in (*DzedgeError.__subclasses__(), DzedgeError)}
+            kinds: dict[int, type[DzedgeError]] = {kind.exit_code: kind for kind in DzedgeError.__subclasses__()}
+            kinds[1] = DzedgeError
             message = self.mailboxes.failure(child.name) or f"ended with exit code {code}; see the log above"
             raise kinds.get(code, DzedgeError)(f"{child.name}: {message}")
         child.died_ns = [t for t in child.died_ns if now_ns - t < 60 * NS] + [now_ns]

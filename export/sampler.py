@@ -1,6 +1,6 @@
 """The exported graphs, driven as the runtime drives them: for calibration and for judging quantized files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.text import words_of
 
 FloatArray = NDArray[np.float32]
-Feed = dict[str, NDArray[np.generic]]
+Feed = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ def weights(bias: float = 0.0) -> dict[str, NDArray[np.float32]]:
         "w_colour": (K * C, 3),
     }
     scaled = {name: rng.standard_normal(shape) * 0.05 for name, shape in shapes.items()}
-    return {name: array.astype(np.float32) for name, array in scaled.items()} | {"w_bias": np.float32([bias])}
+    scaled["w_bias"] = np.array([bias])
+    return {name: array.astype(np.float32) for name, array in scaled.items()}
 
 
 def model(name: str, bias: float = 0.0) -> bytes:

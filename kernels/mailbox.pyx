@@ -68,7 +68,8 @@ cdef class Ring:
         found = (dz_load(&head[W_MAGIC]) == MAGIC, head[W_ABI], head[W_SLOTS], head[W_PAYLOAD])
         if found != (True, ABI, slots, payload_bytes):
             raise ValueError(f"mailbox holds (magic, abi, slots, bytes) = {found}, "
-                             f"wanted {(True, ABI, slots, payload_bytes)}: reader and writer differ in version or shape")
+                             f"wanted {(True, ABI, slots, payload_bytes)}: reader and writer differ in "
+                             "version or shape")
 
     @staticmethod
     def size(slots, payload_bytes):
@@ -117,10 +118,10 @@ cdef class Ring:
         cdef int64* head = <int64*>self.slot(index)
         cdef int64 before
         cdef int64 count = self.published()
-        cdef int attempt
+        cdef int _attempt
         if index < 0 or index >= count or index <= count - self.slots:
             return 0
-        for attempt in range(TRIES):
+        for _attempt in range(TRIES):
             before = dz_load(&head[0])
             if before & 1:
                 continue
@@ -135,8 +136,8 @@ cdef class Ring:
     cdef int64 fetch_newest(self, uint8* payload, int64* meta) noexcept nogil:
         """Copy the newest record; returns its index + 1, or 0 when there is none that is whole."""
         cdef int64 count
-        cdef int attempt
-        for attempt in range(TRIES):
+        cdef int _attempt
+        for _attempt in range(TRIES):
             count = self.published()
             if count == 0:
                 return 0

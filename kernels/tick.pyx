@@ -401,12 +401,12 @@ cdef class Tick:
 
         A period that was missed is skipped, never made up for. Returns early once STOPPING has come to rest.
         """
-        cdef int n
+        cdef int _tick
         cdef int64 now_ns, woken_ns
         with nogil:
             if self.next_ns == 0:
                 self.next_ns = clock_ns()
-            for n in range(ticks):
+            for _tick in range(ticks):
                 sleep_until(self.next_ns)
                 woken_ns = clock_ns()
                 self.marks.mark(LATE, woken_ns - self.next_ns)
