@@ -155,10 +155,12 @@ def doctor(robot: Robot = None, as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     policies: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE...]")] = None,
-    suite: Annotated[str, typer.Option(help="Which tasks: reach.")] = "reach",
+    suite: Annotated[str, typer.Option(help="Which tasks: reach, or verbs.")] = "reach",
     episodes: Annotated[int, typer.Option(min=1, max=1000, help="Scenes of each seed.")] = 50,
     seeds: Annotated[list[int] | None, typer.Option(min=0, max=999, help="May be repeated.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes to share the work.")] = 2,
+    sampler: Annotated[str, typer.Option(help="auto, video_first(nv,na), joint(n) or flash(1).")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Play a suite of tasks in lockstep and count successes. No bundle: all that came along."""
@@ -167,12 +169,10 @@ def evaluate(
     from dzedge.lockstep import run_lockstep
     from dzedge.robot import packaged_bundles
 
-    if suite != "reach":
-        raise UsageError(f"--suite {suite}: must be reach")
     results = []
-    scenes = evaluation.scenes(episodes, seeds or [0])
+    scenes = evaluation.scenes(suite, episodes, seeds or [0])
     for bundle in policies or packaged_bundles():
-        config, opened = _open(None, bundle, None)
+        config, opened = _open(None, bundle, None, sampler, precision)
         played = []
         with console.progress(opened.manifest.dzedge.model_id, len(scenes)) as advance:
             for episode in evaluation.episodes(run_lockstep, config, scenes, workers):
@@ -258,11 +258,13 @@ def _runner(config: "RobotConfig", lockstep: bool) -> Any:
     return run_lockstep
 
 
-def _open(robot: Path | None, policy: Path | None, seed: int | None) -> "tuple[RobotConfig, Bundle]":
+def _open(
+    robot: Path | None, policy: Path | None, seed: int | None, sampler: str = "auto", precision: str = "auto"
+) -> "tuple[RobotConfig, Bundle]":
     """The robot file with the command line's changes, and its verified bundle."""
     from dzedge import robot as robots
 
-    config = robots.read(robot, policy, seed)
+    config = robots.read(robot, policy, seed, sampler, precision)
     return config, robots.verified_bundle(config)
 
 

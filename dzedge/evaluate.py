@@ -7,14 +7,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from multiprocessing import get_context
 from typing import Any, Protocol
 
+import numpy as np
 from rich.table import Table
 
 from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
+from dzedge.errors import UsageError
 from dzedge.hardware.sim import task as tasks
+from dzedge.hardware.sim.scene import COLOURS, CUBE, draw_layout
 from dzedge.history import OnStatus, RunResult
 from dzedge.robot import verified_bundle
 
@@ -50,20 +54,52 @@ class Episode:
     duration_s: float
 
 
-def scenes(episodes: int, seeds: Sequence[int]) -> list[int]:
-    """Scene numbers: `episodes` of each seed."""
-    return [SCENES_PER_SEED * seed + i for seed in seeds for i in range(episodes)]
+@dataclass(frozen=True)
+class Scene:
+    """A scene and what is asked in it; task None: the scene's own."""
+
+    seed: int
+    task: str | None
 
 
-def episodes(runner: Runner, config: RobotConfig, seeds: Sequence[int], workers: int) -> Iterator[Episode]:
-    """Play the default task of each scene; yields as they end, in the order of `seeds`."""
-    if workers < 2 or len(seeds) < 2:
-        for seed in seeds:
-            yield attempt(runner, config, seed)
+def scenes(suite: str, episodes: int, seeds: Sequence[int]) -> list[Scene]:
+    """`episodes` scenes of each seed, and in suite `verbs` of each verb and motion. Raises UsageError.
+
+    `reach`: the default task. `verbs`: every verb and motion about a cube of the scene; scenes in which a push has no
+    free lane are passed over.
+    """
+    if suite == "reach":
+        return [Scene(SCENES_PER_SEED * seed + i, None) for seed in seeds for i in range(episodes)]
+    if suite != "verbs":
+        raise UsageError(f"--suite {suite}: must be reach or verbs")
+    chosen = []
+    for seed in seeds:
+        for verb in (*tasks.VERBS, *tasks.MOTIONS):
+            found = (scene for i in range(SCENES_PER_SEED) for scene in _asked(verb, SCENES_PER_SEED * seed + i))
+            chosen += list(islice(found, episodes))
+    return chosen
+
+
+def _asked(verb: str, seed: int) -> list[Scene]:
+    """The scene of `seed` with a task of that verb, or nothing where no cube is fit for it."""
+    layout = draw_layout(seed)
+    cubes = np.zeros((len(COLOURS), 4))
+    for colour, (x, y, _) in zip(layout.colours, layout.places, strict=True):
+        cubes[colour] = x, y, CUBE / 2, 1.0
+    fit = [task for task in (tasks.Task(verb, COLOURS[c]) for c in sorted(layout.colours))
+           if tasks.lane_is_free(task, cubes)]  # fmt: skip
+    return [Scene(seed, fit[seed % len(fit)].instruction)] if fit else []
+
+
+def episodes(runner: Runner, config: RobotConfig, chosen: Sequence[Scene], workers: int) -> Iterator[Episode]:
+    """Play each scene; yields as they end, in the order of `chosen`."""
+    if workers < 2 or len(chosen) < 2:
+        for scene in chosen:
+            yield attempt(runner, config, scene)
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        yield from pool.map(attempt, [runner] * len(seeds), [config] * len(seeds), seeds)
+        yield from pool.map(attempt, [runner] * len(chosen), [config] * len(chosen), chosen)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -71,15 +107,18 @@ def episodes(runner: Runner, config: RobotConfig, seeds: Sequence[int], workers:
 _opened: dict[str, Bundle] = {}
 
 
-def attempt(runner: Runner, config: RobotConfig, seed: int) -> Episode:
+def attempt(runner: Runner, config: RobotConfig, scene: Scene) -> Episode:
     """One episode; the bundle is opened once a process."""
     name = config.policy.bundle
     if name not in _opened:
         _opened[name] = verified_bundle(config)
-    result = runner(config, _opened[name], task=None, seed=seed, duration_s=None, on_status=lambda status: None)
+    bundle = _opened[name]
+    result = runner(
+        config, bundle, task=scene.task, seed=scene.seed, duration_s=None, on_status=lambda status: None
+    )
     known = tasks.parse(result.task)
     verb, split = (known.verb, known.split) if known else ("", "seen")
-    return Episode(seed, result.task, verb, split, bool(result.success), result.duration_s)
+    return Episode(scene.seed, result.task, verb, split, bool(result.success), result.duration_s)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

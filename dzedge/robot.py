@@ -1,5 +1,6 @@
 """A robot as the command line wants it: its file, what was overridden, its verified bundle."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,16 +8,32 @@ import msgspec
 
 from dzedge import minisign
 from dzedge.bundle import Bundle, open_bundle
-from dzedge.config import SIM, RobotConfig, default_path, load
+from dzedge.config import SAMPLER, SIM, RobotConfig, default_path, load
 from dzedge.errors import BundleError, UsageError
 
 
-def read(path: Path | None, bundle: Path | None = None, seed: int | None = None) -> RobotConfig:
-    """The robot file at `path` (None: the simulated robot), another bundle or seed. Raises ConfigError."""
+def read(
+    path: Path | None,
+    bundle: Path | None = None,
+    seed: int | None = None,
+    sampler: str = "auto",
+    precision: str = "auto",
+) -> RobotConfig:
+    """The robot file at `path` (None: the simulated robot); another bundle, seed, sampler or precision where one is
+    given. Raises ConfigError, UsageError.
+    """
     config = load(path if path is not None else default_path())
     replace = msgspec.structs.replace
     if bundle is not None:
         config = replace(config, policy=replace(config.policy, bundle=str(bundle.expanduser().resolve())))
+    if precision not in ("auto", "fp32", "int8"):
+        raise UsageError(f"--precision {precision}: must be auto, fp32 or int8")
+    if re.match(SAMPLER, sampler) is None:
+        raise UsageError(f"--sampler {sampler}: must be auto, video_first(nv,na), joint(n) or flash(1)")
+    if sampler != "auto":
+        config = replace(config, policy=replace(config.policy, sampler=sampler))
+    if precision != "auto":
+        config = replace(config, policy=replace(config.policy, precision=precision))
     if seed is not None:
         config = replace(config, sim=replace(config.sim, seed=seed))
     return config

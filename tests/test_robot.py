@@ -39,3 +39,12 @@ def test_a_real_arm_is_not_simulated():
     )
     with pytest.raises(UsageError, match="/dev/ttyACM0"):
         robot.need_simulation(real, "--lockstep")
+
+
+def test_sampler_and_precision_of_the_command_line_win_and_are_checked():
+    config = robot.read(None, sampler="joint(4)", precision="fp32")
+    assert (config.policy.sampler, config.policy.precision) == ("joint(4)", "fp32")
+    with pytest.raises(UsageError, match="--sampler joint: must be"):
+        robot.read(None, sampler="joint")
+    with pytest.raises(UsageError, match="--precision int4: must be"):
+        robot.read(None, precision="int4")
