@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 # -ffp-contract=off: a fused multiply-add differs between x86-64 and aarch64 and would break bit-exact replay.
 # Never -ffast-math, -Ofast (they cannot see NaN) or -march=native.
-FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,

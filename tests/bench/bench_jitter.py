@@ -99,8 +99,9 @@ def _pinned(core: str, code: str, *arguments: str, stdout: int | None = None) ->
 
 
 def _stolen() -> int:
-    """Ticks that the host took from this machine since boot (the 8th field of /proc/stat's cpu line)."""
-    return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    """Ticks that the host took from the control core since boot (8th figure of its line in /proc/stat)."""
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    return next(int(words[8]) for words in lines if words[0] == f"cpu{CONTROL_CORE}")
 
 
 def _ours(path: str) -> tuple[np.ndarray, int]:
