@@ -116,7 +116,8 @@ def _play(stage: Stage, tick: Tick, bus: BusCycle, fd: int, clock: MonotonicCloc
         stage.mailboxes.report(report(tick) | {"ailment": ailment})
         now = (tick.state, tick.cause, tick.code)
         if now != seen:
-            log("control", STATES[tick.state], **{k: v for k, v in explain(tick).items() if v}, ailment=ailment)
+            why = explain(tick) | {"ailment": ailment}
+            log("control", STATES[tick.state], **{key: value for key, value in why.items() if value not in ("", -1)})
             seen = now
         if state not in (State.HOLD, State.FAULT):
             held_ns = 0
