@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it: `dzedge --help` answers at once."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dzedge.errors import DzedgeError, UsageError
+from dzedge.errors import DzedgeError, PolicyError, UsageError
 
 if TYPE_CHECKING:
     from dzedge.bundle import Bundle
@@ -37,7 +38,7 @@ def run(
     robot: Robot = None,
     task: Task = None,
     policy: Policy = None,
-    duration: Annotated[float | None, typer.Option(min=0.1, help="Repeat tasks for this long [s].")] = None,
+    duration: Annotated[float | None, typer.Option(min=0.1, max=1e8, help="Repeat tasks for this long [s].")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No live status line.")] = False,
     seed: Seed = None,
     lockstep: Annotated[bool, typer.Option("--lockstep", help="One process, fake clock, repeatable.")] = False,
@@ -48,17 +49,14 @@ def run(
     config, bundle = _open(robot, policy, seed)
     from dzedge import console
 
-    asked = task or config.task.instruction
-    if asked is not None:  # before anything is started or moved
-        from dzedge.policies.base import Tokenizer
-
-        Tokenizer(bundle.manifest.dzedge.language).ids(asked)
+    _check_words(task if task is not None else config.task.instruction, bundle)
     runner = _runner(config, lockstep)
+    folder = console.make_folder(out)
     with console.live(config.arm.names, not headless) as on_status:
         result = runner(config, bundle, task=task, seed=config.sim.seed, duration_s=duration, on_status=on_status)
     from dzedge import report  # not before: the arm need not wait for what draws pictures
 
-    files = report.write(result, config, bundle, out)
+    files = report.write(result, config, bundle, folder)
     if as_json:
         console.emit(report.document(result, files))
     else:
@@ -100,11 +98,14 @@ def imagine(
     from dzedge.lockstep import run_lockstep
 
     config, bundle = _open(None, policy, seed)
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: must end in .png")
+    console.make_folder(out.absolute().parent)
     imaginer = report.imaginer(config, bundle)
     if imaginer is None:
         raise UsageError(f"{bundle.name}: has no frame_decoder graph, so nothing can be drawn; use another bundle")
     with console.live(config.arm.names, True) as on_status:
-        result = run_lockstep(config, bundle, task=None, seed=config.sim.seed, duration_s=4.0, on_status=on_status)
+        result = run_lockstep(config, bundle, task=None, seed=config.sim.seed, duration_s=None, on_status=on_status)
     apart = picture.imagination(result.history, imaginer, result.task, config.sim.seed, out)
     if apart is None:
         raise DzedgeError("the run made no chunk whose imagined frames all came to pass; nothing to draw")
@@ -258,6 +259,20 @@ def _runner(config: "RobotConfig", lockstep: bool) -> Any:
     return run_lockstep
 
 
+def _check_words(asked: str | None, bundle: "Bundle") -> None:
+    """Refuse words that the policy cannot embed before anything is started or moved. Raises UsageError."""
+    if asked is None:
+        return
+    from dzedge.policies.base import Tokenizer
+
+    if not asked.strip():
+        raise UsageError("the task is empty: say what to do, or leave --task out")
+    try:
+        Tokenizer(bundle.manifest.dzedge.language).ids(asked)
+    except PolicyError as error:
+        raise UsageError(str(error)) from error
+
+
 def _open(
     robot: Path | None, policy: Path | None, seed: int | None, sampler: str = "auto", precision: str = "auto"
 ) -> "tuple[RobotConfig, Bundle]":
@@ -270,6 +285,9 @@ def _open(
 
 def main() -> None:
     """Entry point: one clear sentence and an exit code for whatever goes wrong."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # started without stdin, stdout or stderr: no memory file may get their numbers
+    os.close(spare)
     try:
         app()
     except DzedgeError as error:
@@ -295,7 +313,10 @@ def _fail(error: Exception, message: str, code: int) -> NoReturn:
     if "--json" in sys.argv:
         import json
 
-        sys.stdout.write(json.dumps({"error": type(error).__name__, "message": message, "exit_code": code}) + "\n")
+        document = json.dumps({"error": type(error).__name__, "message": message, "exit_code": code})
+        with contextlib.suppress(OSError, AttributeError):  # a stdout that is closed or full
+            sys.stdout.write(document + "\n")
+            sys.stdout.flush()
     sys.exit(code)
 
 

@@ -29,6 +29,8 @@ TICKS_PER_TURN = 4096
 """Encoder resolution of an STS3215."""
 SIM = "sim"
 """As `arm.port` or a camera's `serial`: the simulated robot instead of a device."""
+SIM_CAMERA = (160, 120)
+"""Width and height of the simulated camera [pixels]."""
 SAMPLER = r"^(auto|video_first\([1-9][0-9]?, ?[1-9][0-9]?\)|joint\([1-9][0-9]?\)|flash\(1\))$"
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="a-z, 0-9, _; 1 to 32 characters")]
@@ -162,6 +164,9 @@ class Camera(Section, frozen=True):
     crop: tuple[Pixels, Pixels, Pixels, Pixels] | None = None
 
     def __post_init__(self) -> None:
+        if self.simulated and (self.width, self.height) != SIM_CAMERA:
+            wanted = f"{SIM_CAMERA[0]}x{SIM_CAMERA[1]}"
+            raise ValueError(f"the simulated camera is {wanted}, not {self.width}x{self.height}; write {wanted}")
         if self.crop is None:
             return
         left, top, width, height = self.crop
@@ -250,6 +255,12 @@ class RobotConfig(Section, frozen=True):
                 f"policy.allow_test_key = true with arm.port = {self.arm.port!r}: the test key is public; "
                 'set it to false and sign the bundle with your own key, or set arm.port = "sim"'
             )
+        for camera in self.cameras:
+            if camera.simulated and not self.arm.simulated:
+                raise ValueError(
+                    f'camera {camera.name} has serial = "{SIM}", but arm.port = {self.arm.port!r} is real: '
+                    "no simulator draws its frames; give the serial of a real camera"
+                )
         for joint in self.arm.joints:
             if joint.kind == "revolute" and joint.upper - joint.lower <= 2 * self.safety.soft_margin:
                 raise ValueError(

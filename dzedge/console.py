@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -15,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dzedge.bundle import Bundle, public_test_key
-from dzedge.clock import NS, MonotonicClock
+from dzedge.clock import NS, MonotonicClock, wall_stamp
+from dzedge.errors import UsageError
 
 if TYPE_CHECKING:  # doctor must be able to speak where the kernels are not built
     from dzedge.history import OnStatus, RunResult, Status
@@ -197,3 +199,20 @@ def graph_table(bundle: Bundle) -> Table:
             row = name, variant.precision, f"{variant.ep} {variant.isa}", variant.file
             table.add_row(*row, f"{sizes[variant.file] / 1000:.0f}")
     return table
+
+
+def make_folder(folder: Path | None) -> Path:
+    """The folder of a run's summary, made before anything moves; None: a new `runs/<time>`. Raises UsageError."""
+    out = folder if folder is not None else Path("runs") / wall_stamp()
+    try:
+        if folder is None:
+            out.parent.mkdir(exist_ok=True)
+            tries = (out, *(out.with_name(f"{out.name}-{i}") for i in range(2, 100)))
+            out = next(name for name in tries if not name.exists())
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror}; choose another --out") from error
+    return out

@@ -4,6 +4,7 @@ Scenes of evaluation are numbered below one million, training's above: they neve
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from dzedge.errors import UsageError
 from dzedge.hardware.sim import task as tasks
 from dzedge.hardware.sim.scene import COLOURS, CUBE, draw_layout
 from dzedge.history import OnStatus, RunResult
+from dzedge.realtime import die_with_parent
 from dzedge.robot import verified_bundle
 
 SCENES_PER_SEED = 1000
@@ -97,7 +99,8 @@ def episodes(runner: Runner, config: RobotConfig, chosen: Sequence[Scene], worke
         for scene in chosen:
             yield attempt(runner, config, scene)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=die_with_parent, initargs=(os.getpid(),))
     try:
         yield from pool.map(attempt, [runner] * len(chosen), [config] * len(chosen), chosen)
     finally:

@@ -180,14 +180,15 @@ def run_lockstep(
                     on_status(robot.status(text, begun_ns))
                 if duration_s is not None and now_ns - begun_ns >= duration_s * NS:
                     break
-            played += 1
+            cut = not success and robot.clock.now_ns() - task_ns < config.task.timeout_s * NS
+            played += not cut
             succeeded += success
             if duration_s is None or robot.clock.now_ns() - begun_ns >= duration_s * NS:
                 break
         simulated_s = (robot.clock.now_ns() - begun_ns) / NS
         return RunResult(
-            task=text,
-            success=succeeded * 2 > played,
+            task=text if duration_s is None or played == 0 else f"{succeeded} of {played} tasks",
+            success=0 < played == succeeded,
             seed=seed,
             duration_s=simulated_s,
             chunks=robot.mailboxes.chunks.count,

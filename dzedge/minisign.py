@@ -46,7 +46,8 @@ class PublicKey:
         """A minisign public key file. Raises BundleError; `source` names it there."""
         raw = _payload(text, source, "public key", 42)
         if raw[:2] != ED25519:
-            raise BundleError(f"{source}: not an Ed25519 key (it starts with {raw[:2]!r}); make one with keygen")
+            found = f"it starts with {raw[:2]!r}"
+            raise BundleError(f"{source}: not an Ed25519 key ({found}); make one with `minisign -G -W`")
         return cls(id=raw[2:10], raw=raw[10:42])
 
 
@@ -77,7 +78,7 @@ class SecretKey:
         """A minisign secret key file without a password (`minisign -G -W`). Raises BundleError."""
         raw = _payload(text, source, "secret key", 158)
         if raw[:2] != ED25519 or raw[4:6] != BLAKE2B:
-            raise BundleError(f"{source}: not a minisign secret key; make one with `dzedge bundle keygen`")
+            raise BundleError(f"{source}: not a minisign secret key; make one with `minisign -G -W`")
         if raw[2:4] != NO_KDF:
             raise BundleError(f"{source}: the key has a password; remove it with `minisign -C -W`")
         body, check = raw[54:126], raw[126:158]
@@ -138,7 +139,7 @@ def _payload(text: str, source: str, what: str, size: int) -> bytes:
     except (IndexError, binascii.Error, ValueError):
         raw = b""
     if len(lines) != 2 or not lines[0].startswith("untrusted comment: ") or len(raw) != size:
-        raise BundleError(f"{source}: not a minisign {what} (two lines, {size} bytes); make one with keygen")
+        raise BundleError(f"{source}: not a minisign {what} (two lines, {size} bytes); make one with `minisign -G -W`")
     return raw
 
 

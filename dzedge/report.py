@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dzedge import picture
 from dzedge.bundle import Bundle
-from dzedge.clock import wall_stamp
 from dzedge.config import RobotConfig
 from dzedge.engine import Machine, load_graph
 from dzedge.errors import UsageError
@@ -52,11 +51,9 @@ def document(result: RunResult, files: list[str]) -> dict[str, Any]:
     }
 
 
-def write(result: RunResult, config: RobotConfig, bundle: Bundle, folder: Path | None) -> list[str]:
-    """Write `summary.png` and `summary.json`; folder: None for `runs/<time>`. Returns their paths."""
-    out = folder if folder is not None else Path("runs") / wall_stamp()
+def write(result: RunResult, config: RobotConfig, bundle: Bundle, out: Path) -> list[str]:
+    """Write `summary.png` and `summary.json` into the folder `out`. Returns their paths."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
         files = [str(out / "summary.png"), str(out / "summary.json")]
         picture.summary(result, config, imaginer(config, bundle), Path(files[0]))
         told = document(result, files) | {"first_motion_ns": first_motion_ns(result.history)}

@@ -38,7 +38,8 @@ RESTARTS_PER_MINUTE = 5
 """A stage that dies more often than this ends the run: something is broken that a restart does not mend."""
 STOP_NS = 5 * NS
 """Time for a controlled stop before a stage is killed."""
-CONTROL = STAGES.index("control")
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that end a run by a controlled stop."""
 
 
 @dataclass
@@ -104,6 +105,7 @@ class Supervisor:
             pass_fds=self.mailboxes.descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            start_new_session=True,  # what a terminal sends (Ctrl-C, Ctrl-Z, hang-up) is the supervisor's to handle
         )
         self.board.enter(index, process.pid)
         now_ns = self.clock.now_ns()
@@ -226,7 +228,7 @@ def run_robot(
 ) -> RunResult:
     """Run a robot until its task succeeds or times out; with `duration_s`, tasks in new scenes until then.
 
-    SIGINT and SIGTERM end it early by a controlled stop. Raises DzedgeError.
+    SIGINT, SIGTERM, SIGHUP and SIGQUIT end it early by a controlled stop. Raises DzedgeError.
     """
     if task is None and config.task.instruction is None and not config.arm.simulated:
         raise UsageError(f"{config.robot.name} has nothing to do: give --task, or task.instruction in its file")
@@ -247,8 +249,8 @@ def run_robot(
         robot.stop()
         history.collect(robot.mailboxes)
         return RunResult(
-            task=robot.board.instruction,
-            success=episodes.success,
+            task=episodes.title,
+            success=episodes.success(bool(interrupted)),
             seed=seed,
             duration_s=(robot.clock.now_ns() - started_ns) / NS,
             chunks=robot.mailboxes.chunks.count,
@@ -284,8 +286,8 @@ class Episodes:
             self.moving_ns = now_ns
         verdict = self.robot.verdict()
         done = verdict is not None and verdict[1]
-        # an arm that was never released has had no time to fail; an unreleased one waits for its operator
-        waiting = self.moving_ns == 0 and self.robot.board.request == Request.REQUEST_HOLD
+        # an arm that is to be held has no time in which to fail; one that holds because it must has
+        waiting = self.moving_ns == 0 and self.robot.config.robot.autostart == "hold"
         if not done and (waiting or now_ns - (self.moving_ns or self.task_ns) < self.timeout_ns):
             return False
         self.played += 1
@@ -298,12 +300,22 @@ class Episodes:
         return False
 
     @property
-    def success(self) -> bool | None:
-        """Of a simulated robot: whether most tasks were done; of a real one nobody here can judge. False, too, where
-        no task was ever finished or timed out."""
-        if not self.robot.config.arm.simulated:
+    def title(self) -> str:
+        """What was asked: the task, or how many of how many."""
+        if self.limit_ns is None or self.played == 0:
+            return self.robot.board.instruction
+        return f"{self.succeeded} of {self.played} tasks"
+
+    def success(self, interrupted: bool) -> bool | None:
+        """Of a simulated robot: whether every task that was finished or timed out was done, and the arm was free to go
+        on. None where nobody can judge: a real arm that moved, or a run that was interrupted in its first task."""
+        config = self.robot.config
+        if not config.arm.simulated:
             return None if self.played or self.moving_ns else False
-        return self.succeeded * 2 > self.played
+        if interrupted and self.played == 0:
+            return None
+        held = config.robot.autostart == "run" and self.robot.board.request == Request.REQUEST_HOLD
+        return 0 < self.played == self.succeeded and not held
 
     def _begin(self, now_ns: int) -> None:
         text = self.task or _default_task(self.robot, self.robot.config)
@@ -324,13 +336,13 @@ def _default_task(robot: Supervisor, config: RobotConfig) -> str | None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are collected in the list instead of raised."""
+    """Signals that ask for the end are collected in the list instead of raised."""
     caught: list[int] = []
 
     def note(signum: int, frame: object) -> None:
         caught.append(signum)
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, note) for number in ENDING}
     try:
         yield caught
     finally:

@@ -145,7 +145,7 @@ class TestErrors:
 
     def test_words_that_the_policy_does_not_know_move_nothing(self, call, played):
         code, _, err = call("run", "--task", "reach the rad cube")
-        assert code == 1 and "'rad'" in err and "'red'" in err and not played.calls
+        assert code == 2 and "'rad'" in err and "'red'" in err and not played.calls
 
     def test_unknown_key_is_named(self, call, tmp_path):
         text = config.default_path().read_text().replace("rate_hz = 100", "rate_hz = 100\nspeed = 3", 1)

@@ -36,6 +36,7 @@ def test_a_real_arm_is_not_simulated():
         config,
         arm=msgspec.structs.replace(config.arm, port="/dev/ttyACM0"),
         policy=msgspec.structs.replace(config.policy, allow_test_key=False),
+        cameras=(msgspec.structs.replace(config.cameras[0], serial="123456789012"),),
     )
     with pytest.raises(UsageError, match="/dev/ttyACM0"):
         robot.need_simulation(real, "--lockstep")

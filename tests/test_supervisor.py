@@ -146,7 +146,8 @@ class Run:
         self.mark = f"{MARK}={out}".encode()
         command = [sys.executable, "-I", "-m", "dzedge.cli", "run", "--duration", "60", "--out", str(out), "--json"]
         environment = os.environ | {MARK: str(out)}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, start_new_session=True)
 
     def __enter__(self) -> "Run":
         wait_for("its processes and the simulated port", lambda: len(self.alive()) == 5 and "ptmx" in self.held())
@@ -219,3 +220,13 @@ def test_words_that_cannot_be_embedded_end_the_run_with_their_reason(robot):
     with pytest.raises(PolicyError, match="unknown word 'sofa'"):
         wait_for("the error", lambda: False, robot)
     assert state_of(robot) in (State.HOLD, State.RUN)
+
+
+def test_a_terminal_that_hangs_up_ends_a_run_by_a_controlled_stop(tmp_path):
+    with Run(tmp_path) as run:
+        time.sleep(3.0)
+        os.killpg(run.process.pid, signal.SIGHUP)  # the whole process group, as a terminal does it
+        out, err = run.process.communicate(timeout=PATIENCE_S)
+        assert run.alive() == []
+    assert b"STOPPING" in err
+    assert msgspec.json.decode(out)["restarts"] == 0

@@ -6,6 +6,7 @@ labelled verb-colour pairs are never shown at all; they are the semantic split. 
 any training.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,7 @@ _BY_INSTRUCTION = {task.instruction: task for task in TASKS}
 def parse(instruction: str) -> Task | None:
     """The task of these words, or None: free text may be given to a policy, but only a known task can be
     judged."""
-    return _BY_INSTRUCTION.get(" ".join(instruction.lower().split()))
+    return _BY_INSTRUCTION.get(" ".join(re.findall(r"[^\W_]+", instruction.lower())))
 
 
 def sample_task(seed: int, world: World, verb: str = "reach", split: str | None = None) -> Task | None:
