@@ -66,7 +66,7 @@ def run(stage: Stage) -> None:
         if board.stopping:
             return
         restarted = bool(stage.extra["starts"])
-        horizon, dt_ns = int(str(stage.extra["horizon"])), int(str(stage.extra["dt_ns"]))
+        horizon, dt_ns = mailboxes.chunks.horizon, int(str(stage.extra["dt_ns"]))
         tick, bus = activate(arm, config, horizon, dt_ns, mailboxes, clock.now_ns, hold=restarted)
         _play(stage, tick, bus, arm.fd, clock)
         arm.deactivate(StopCategory((board.stopping or STOP_AND_HOLD) - 1))

@@ -8,7 +8,7 @@ import ctypes
 import gc
 import os
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 PR_SET_PDEATHSIG = 1
 PR_SET_TIMERSLACK = 29
@@ -24,9 +24,6 @@ class Granted:
     memory_locked: bool
     timer_slack: bool
     refused: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def claim(priority: int, lock_memory: bool) -> Granted:

@@ -94,7 +94,6 @@ class Supervisor:
         extra = {
             "parent": os.getpid(),
             "starts": self.board.stage(index)[4],
-            "horizon": self.section.horizon,
             "dt_ns": self.section.dt_ns,
         }
         environment = os.environ | stage.environment(self.config, self.mailboxes, extra)

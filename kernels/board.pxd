@@ -6,7 +6,6 @@ ctypedef unsigned char uint8
 
 cdef enum:
     BEAT = 8                # words per stage: one cache line
-    B_MAGIC = 0
     B_EPOCH = 1             # 2 * task epoch, odd while the task is being set
     B_REQUEST = 2           # what the operator wants of control
     B_STOP = 3              # every loop ends

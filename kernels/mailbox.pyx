@@ -364,21 +364,19 @@ cdef class StateRing(Ring):
         After the newest record: the newest, with its own time. None when the time is not covered, or when the bus
         gave no whole answer around it, so that what stands there was measured earlier.
         """
-        cdef int64 older
-        cdef double share
-        cdef int64 newer = self._bracket(time_ns, &older, &share)
-        if newer < 0:
+        found = self._between(time_ns)
+        if found is None or found[2] != 0:
             return None
-        first, second = self.read(older), self.read(newer)
-        if first is None or second is None or first[2][3] != 0 or second[2][3] != 0:
-            return None
-        rows = first[1].view(np.float64) * (1.0 - share) + second[1].view(np.float64) * share
-        rows = rows.reshape(3, self.joints)
-        covered = min(int(time_ns), second[2][0])
-        return rows[0], rows[1], rows[2], covered
+        rows, newest_ns, _ = found
+        return rows[0], rows[1], rows[2], min(int(time_ns), newest_ns)
 
     def command(self, time_ns):
         """The command in force at `time_ns`, Shape (J,), or None when it is not covered."""
+        found = self._between(time_ns)
+        return None if found is None else found[0][2]
+
+    def _between(self, time_ns):
+        """(rows of Shape (3, J) interpolated to `time_ns`, time of the newer record, worse bus code of the two)."""
         cdef int64 older
         cdef double share
         cdef int64 newer = self._bracket(time_ns, &older, &share)
@@ -388,7 +386,7 @@ cdef class StateRing(Ring):
         if first is None or second is None:
             return None
         rows = first[1].view(np.float64) * (1.0 - share) + second[1].view(np.float64) * share
-        return rows[2 * self.joints:]
+        return rows.reshape(3, self.joints), second[2][0], max(first[2][3], second[2][3])
 
     def newest(self):
         """(count, time_ns, state, chunk_id, code, positions, velocities, command), or None before the first tick."""
