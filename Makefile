@@ -1,6 +1,7 @@
 # make run [SEED=n]   set up .venv and drive the simulated robot
 # make test, lint     set up .venv-dev, run the tests, the linters and the type check
 # make bench          build/bench.json and its table
+# make judges         set up .venv-judges and let other people's programs check ours
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,7 +17,7 @@ BUILD := pyproject.toml setup.py $(KERNELS)
 SOURCES := $(BUILD) $(shell find dzedge hardware export robots bundles -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
-.PHONY: install run test lint bench clean
+.PHONY: install run test lint bench judges clean
 
 install: .venv/.stamp
 
@@ -37,15 +38,22 @@ lint: build/.inplace .venv/.stamp
 bench: build/.inplace .venv/.stamp
 	.venv-dev/bin/python tests/bench $(BENCH)
 
+judges: .venv-judges/.stamp
+	.venv-judges/bin/pytest -rs tests/judges
+
 # The wheel is built in an environment that stays: build isolation unpacks Cython anew each time, and its files,
 # being newer than the kernels, would have them all compiled again. setuptools would also pack what an earlier
 # build left in build/lib.
-.venv/.stamp: $(SOURCES) build/env/.stamp
-	@echo "building dzedge and installing it into .venv"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+build/wheel/.stamp: $(SOURCES) build/env/.stamp
+	@echo "building dzedge"
 	@rm -rf build/wheel build/bdist*
 	@find build/lib* -type f -not -name '*.so' -delete 2>/dev/null || true
 	@build/env/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@touch $@
+
+.venv/.stamp: build/wheel/.stamp
+	@echo "installing dzedge into .venv"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python $(PIP) --no-compile "$$(echo build/wheel/*.whl)[cpu,sim,realsense]"
 	@.venv/bin/python $(PIP) --no-compile --no-deps --force-reinstall build/wheel/*.whl
 	@touch $@
@@ -67,7 +75,16 @@ build/.inplace: .venv-dev/.stamp $(BUILD)
 	@.venv-dev/bin/python $(PIP) --no-build-isolation -e ".[cpu,sim,realsense,export]"
 	@touch $@
 
+# torch with what its build needs; the rest is exact and not looked at for conflicts (see the file).
+.venv-judges/.stamp: build/wheel/.stamp requirements-judges.txt
+	@echo "installing dzedge and its judges into .venv-judges"
+	@test -x .venv-judges/bin/python || $(PYTHON) -m venv .venv-judges
+	@.venv-judges/bin/python $(PIP) "$$(grep '^torch==' requirements-judges.txt)"
+	@.venv-judges/bin/python $(PIP) --no-deps -r requirements-judges.txt
+	@.venv-judges/bin/python $(PIP) --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-dev build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-dev .venv-judges build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -f kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
