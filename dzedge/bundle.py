@@ -11,151 +11,37 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
 from dzedge import __version__, minisign, strict
 from dzedge.errors import BundleError
+from dzedge.manifest import (
+    Entry,
+    Graph,
+    Image,
+    Language,
+    Manifest,
+    Section,
+    Statistics,
+    Variant,
+    Video,
+    Window,
+    check_family,
+)
 from dzedge.minisign import PublicKey, SecretKey
+
+__all__ = [
+    "Bundle", "Entry", "Graph", "Image", "Language", "Manifest", "Section", "Statistics", "Variant", "Video", "Window",
+    "open_bundle", "pack", "parse_manifest", "public_test_key", "sign",
+]  # fmt: skip
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
 MANIFEST_BYTES, SIGNATURE_BYTES = 4 << 20, 4096
 """Largest manifest and signature that are read at all."""
 TEST_KEY = "RWSX+pwRHoCak/PvVAx7c7bbsZlutxGjRKU+tC2Y0OF/HkM/aNN6ZVwz"
 """Public half of the repository's test key; its secret lies in the repository, so it proves nothing."""
-
-File = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="(a plain file name)")]
-Isa = Annotated[str, Meta(pattern=r"^(any|avx2|vnni|neon|gpu)(\|(avx2|vnni|neon|gpu))*$")]
-SamplerText = Annotated[
-    str, Meta(pattern=r"^(video_first\([1-9][0-9]?,[1-9][0-9]?\)|joint\([1-9][0-9]?\)|flash\(1\))$")
-]
-Count = Annotated[int, Meta(ge=1, le=4096)]
-Nanoseconds = Annotated[int, Meta(ge=0, le=10**10)]
-Vector = tuple[float, ...]
-Matrix = tuple[Vector, ...]
-Cube = tuple[Matrix, ...]
-
-
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the manifest's `dzedge` section."""
-
-
-class Entry(Table, frozen=True):
-    """One file of the folder."""
-
-    path: File
-    size: Annotated[int, Meta(ge=1, le=2**40)]
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    role: Literal["graph", "data", "document"]
-
-
-class Variant(Table, frozen=True):
-    """One file of a graph. ep: "any" or an execution provider; isa: where its arithmetic is right."""
-
-    file: File
-    precision: Literal["fp32", "fp16", "int8"]
-    ep: Literal["any", "cpu", "cuda", "tensorrt"]
-    isa: Isa
-
-
-class Graph(Table, frozen=True):
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=16)]
-
-
-class Image(Table, frozen=True):
-    """What the encoder sees. crop: [left, top, width, height] of the camera image, or all of it."""
-
-    height: Count
-    width: Count
-    crop: tuple[int, int, int, int] | None = None
-
-
-class Video(Table, frozen=True):
-    """Imagination: `frames` frames at t_obs + (i + 1) * frame_dt_ns, each of tokens x channels.
-
-    history_ns: how long before t_obs the frames that the policy remembers were taken, newest last (0).
-    """
-
-    frames: Count
-    frame_dt_ns: Nanoseconds
-    history_ns: tuple[Nanoseconds, ...]
-    tokens: Count
-    channels: Count
-    token_names: tuple[str, ...]
-
-
-class Window(Table, frozen=True):
-    """The sliding window of key and value rows: Shape (slots, layers, heads, tokens, head_dim)."""
-
-    slots: Count
-    layers: Count
-    heads: Count
-    head_dim: Count
-
-
-class Language(Table, frozen=True):
-    """vocabulary: word -> id >= 1; words: how many an instruction may have (0 pads)."""
-
-    words: Count
-    vocabulary: dict[str, Annotated[int, Meta(ge=1)]]
-
-
-class Statistics(Table, frozen=True):
-    """Of the training set. action_*: Shape (H, J), [rad] relative to the anchor; state_*: (J,), [rad];
-    residual_std: (F, K, C); latent_*: (K, C), [m] for positions."""
-
-    action_std: Matrix
-    state_mean: Vector
-    state_std: Vector
-    residual_std: Cube
-    latent_mean: Matrix
-    latent_std: Matrix
-    action_mean: Matrix | None = None
-
-
-class Section(Table, frozen=True, kw_only=True):
-    """manifest["dzedge"]. version: grows with every release of `model_id`; samplers: the default first;
-    execute: actions meant to be run before the next chunk; max_prefix: committed actions trained for."""
-
-    family: Literal["wam"]
-    model_id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    version: Annotated[int, Meta(ge=1, le=2**31)]
-    min_runtime: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
-    robot: str
-    joints: tuple[str, ...]
-    absolute_joints: tuple[str, ...] = ()
-    opset: dict[str, int]
-    image: Image
-    horizon: Count
-    dt_ns: Annotated[int, Meta(ge=10**6, le=10**9)]
-    execute: Count
-    max_prefix: Annotated[int, Meta(ge=0, le=64)]
-    video: Video
-    window: Window
-    language: Language
-    statistics: Statistics
-    samplers: Annotated[tuple[SamplerText, ...], Meta(min_length=1)]
-    graphs: dict[str, Graph]
-    files: tuple[Entry, ...] = ()
-
-    @property
-    def latents(self) -> int:
-        """Numbers in one imagination: F * K * C."""
-        return self.video.frames * self.video.tokens * self.video.channels
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`policy_package` 1.0; unknown keys beside `dzedge` are kept by their writers and ignored here."""
-
-    format: Literal["policy_package"]
-    version: Literal["1.0"]
-    policy: dict[str, Any]
-    model: dict[str, Any]
-    hardware: dict[str, Any]
-    metadata: dict[str, Any]
-    dzedge: Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +100,7 @@ def parse_manifest(raw: bytes, source: str) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{source}: not JSON: {error}; export the bundle again") from error
     manifest = strict.convert(document, Manifest, source, BundleError)
+    check_family(manifest.dzedge, source)
     _check_files(manifest.dzedge, source)
     return manifest
 

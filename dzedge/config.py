@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from dzedge import strict
+from dzedge import manifest, strict
 from dzedge.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -31,7 +31,8 @@ SIM = "sim"
 """As `arm.port` or a camera's `serial`: the simulated robot instead of a device."""
 SIM_CAMERA = (160, 120)
 """Width and height of the simulated camera [pixels]."""
-SAMPLER = r"^(auto|video_first\([1-9][0-9]?, ?[1-9][0-9]?\)|joint\([1-9][0-9]?\)|flash\(1\))$"
+SAMPLER = f"^(auto|{manifest.SAMPLER})$"
+SAMPLERS = f"auto, {manifest.SAMPLERS}"
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="a-z, 0-9, _; 1 to 32 characters")]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -183,7 +184,7 @@ class Policy(Section, frozen=True):
     trusted_keys: public key files beside the packaged ones; allow_test_key: only for a simulated arm."""
 
     bundle: Text
-    sampler: Annotated[str, Meta(pattern=SAMPLER, description="auto, video_first(nv,na), joint(n) or flash(1)")]
+    sampler: Annotated[str, Meta(pattern=SAMPLER, description=SAMPLERS)]
     rate_hz: Annotated[float, Meta(ge=2, le=15, description="[Hz]")]
     precision: Literal["auto", "fp32", "int8"]
     threads: Annotated[int, Meta(ge=0, le=64)]

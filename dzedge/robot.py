@@ -8,7 +8,7 @@ import msgspec
 
 from dzedge import minisign
 from dzedge.bundle import Bundle, open_bundle
-from dzedge.config import SAMPLER, SIM, RobotConfig, default_path, load
+from dzedge.config import SAMPLER, SAMPLERS, SIM, RobotConfig, default_path, load
 from dzedge.errors import BundleError, UsageError
 
 
@@ -29,7 +29,7 @@ def read(
     if precision not in ("auto", "fp32", "int8"):
         raise UsageError(f"--precision {precision}: must be auto, fp32 or int8")
     if re.match(SAMPLER, sampler) is None:
-        raise UsageError(f"--sampler {sampler}: must be auto, video_first(nv,na), joint(n) or flash(1)")
+        raise UsageError(f"--sampler {sampler}: must be {SAMPLERS}")
     if sampler != "auto":
         config = replace(config, policy=replace(config.policy, sampler=sampler))
     if precision != "auto":

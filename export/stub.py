@@ -1,7 +1,7 @@
-"""A world action model that knows nothing: six small graphs of the right boundary, without torch or training.
+"""Policies that know nothing, one of each family: small graphs of the right boundary, without torch or training.
 
-For tests of everything around a model. Its arithmetic is simple enough to be done again by hand, as
-tests/test_wam.py does, and it uses every input, so a forgotten one shows.
+For tests of everything around a model. Their arithmetic is simple enough to be done again by hand, as
+tests/test_wam.py and its siblings do, and it uses every input, so a forgotten one shows.
 """
 
 from pathlib import Path
@@ -14,9 +14,13 @@ from onnx import numpy_helper
 
 from dzedge import bundle
 from dzedge.minisign import SecretKey
+from dzedge.types import Frame, JointState, Observation
 
 F, K, C, H, J, S, W, D, HD = 4, 7, 10, 8, 6, 2, 8, 5, 3
 """Frames, tokens, channels, horizon, joints, window slots, words, text width, head width; 1 layer, 1 head."""
+N, BINS = 2 * K + 2, 256
+"""Rows of a context: newest frame, frame before, words, joints; bins of an action token."""
+SLOW_NS = 400_000_000
 HEIGHT, WIDTH = 72, 96
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 VOCABULARY = {
@@ -25,8 +29,19 @@ VOCABULARY = {
         ("reach", "press", "push", "the", "red", "green", "blue", "cube", "left", "right"), start=1
     )
 }
+STATE = np.array([0.3, -0.2, 0.5, 0.1, -0.4, 0.9])
+"""Joints of `observation`, Shape (J,), [rad]."""
+ASKED = "reach the red cube"
 TEST_SECRET = Path(__file__).with_name("test.key")
 
+FLOW = """
+           free = Sub(goal, action)  timed = Add(free, t_action)
+           one = Constant<value_float=1.0>()  left = Sub(one, t_action)  held = Sub(prefix, action)
+           pinned = Div(held, left)
+           last = Constant<value_ints=[2]>()  mask = Unsqueeze(prefix_mask, last)  rest = Sub(one, mask)
+           first = Mul(mask, pinned)  second = Mul(rest, timed)  v_raw = Add(first, second)
+           v_action = Add(v_raw, w_bias) }"""
+"""Towards `goal`, and towards the prefix where there is one."""
 GRAPHS = {
     "text": f"""(int64[1,{W}] words) => (float[1,1,{D}] text)
         {{ ids = Cast<to=1>(words)  row = MatMul(ids, w_text)  shape = Constant<value_ints=[1,1,{D}]>()
@@ -59,23 +74,68 @@ GRAPHS = {
           float[1] t_action)
         => (float[1,{H},{J}] v_action)
         {{ rows = Add(key_video, value_video)  plan = ReduceMean<keepdims=0>(rows)
-           body = ReduceSum<keepdims=0>(state)  goal = Add(plan, body)
-           free = Sub(goal, action)  timed = Add(free, t_action)
-           one = Constant<value_float=1.0>()  left = Sub(one, t_action)  held = Sub(prefix, action)
-           pinned = Div(held, left)
-           last = Constant<value_ints=[2]>()  mask = Unsqueeze(prefix_mask, last)  rest = Sub(one, mask)
-           first = Mul(mask, pinned)  second = Mul(rest, timed)  v_raw = Add(first, second)
-           v_action = Add(v_raw, w_bias) }}""",
+           body = ReduceSum<keepdims=0>(state)  goal = Add(plan, body) {FLOW}""",
     "frame_decoder": f"""(float[1,{K},{C}] latent) => (float[1,3,{HEIGHT},{WIDTH}] image)
         {{ flat = Constant<value_ints=[1,{K * C}]>()  row = Reshape(latent, flat)
            colour = MatMul(row, w_colour)  soft = Tanh(colour)
            pixel = Constant<value_ints=[1,3,1,1]>()  dot = Reshape(soft, pixel)
            size = Constant<value_ints=[1,3,{HEIGHT},{WIDTH}]>()  image = Expand(dot, size) }}""",
 }
+SENSES = {name: GRAPHS[name] for name in ("text", "frame_encoder")}
+"""Graphs of every family."""
+CONTEXT = f"""(float[1,{K},{C}] latent, float[1,{K},{C}] before, float[1] has_before, float[1,1,{D}] text,
+          float[1,{J}] state) => (float[1,1,{N},{HD}] key, float[1,1,{N},{HD}] value)
+        {{ now = MatMul(latent, w_key)  old = MatMul(before, w_value)  past = Mul(old, has_before)
+           words = MatMul(text, w_words)  felt = MatMul(state, w_body)
+           one_row = Constant<value_ints=[1,1,{HD}]>()  body = Reshape(felt, one_row)
+           rows = Concat<axis=1>(now, past, words, body)  shape = Constant<value_ints=[1,1,{N},{HD}]>()
+           key = Reshape(rows, shape)  half = Constant<value_float=0.5>()  value = Mul(key, half) }}"""
+FLOW_INPUTS = f"float[1,{H},{J}] action, float[1,{H},{J}] prefix, float[1,{H}] prefix_mask, float[1] t_action"
+FLOW_VLA = {
+    "context": CONTEXT,
+    "action_step": f"""({FLOW_INPUTS}, float[1,1,{N},{HD}] key, float[1,1,{N},{HD}] value)
+        => (float[1,{H},{J}] v_action)
+        {{ rows = Sub(key, value)  goal = ReduceSum<keepdims=0>(rows) {FLOW}""",
+}
+TOKEN_VLA = {
+    "context": CONTEXT,
+    "token_step": f"""(int64[1] token, int64[1] position, float[1,1,{N},{HD}] key, float[1,1,{N},{HD}] value,
+          float[1,1,{H * J},{HD}] past_key, float[1,1,{H * J},{HD}] past_value)
+        => (float[1,{BINS}] logits, float[1,1,1,{HD}] new_key, float[1,1,1,{HD}] new_value)
+        {{ spoken = Cast<to=1>(token)  place = Cast<to=1>(position)
+           size = Constant<value_float={1 / BINS}>()  share = Mul(spoken, size)
+           tenth = Constant<value_float=0.1>()  step = Mul(place, tenth)  said = Add(share, step)
+           shape = Constant<value_ints=[1,1,1,{HD}]>()  new_key = Expand(said, shape)
+           half = Constant<value_float=0.5>()  new_value = Mul(new_key, half)
+           before = Less(places, position)  mask = Cast<to=1>(before)
+           past = Sub(past_key, past_value)  kept = Mul(past, mask)  memory = ReduceMean<keepdims=0>(kept)
+           rows = Sub(key, value)  plan = ReduceSum<keepdims=0>(rows)
+           thought = Add(plan, memory)  phase = Add(thought, said)  wave = Sin(phase)
+           wide = Constant<value_float=100.0>()  swing = Mul(wave, wide)
+           middle = Constant<value_float=127.5>()  target = Add(swing, middle)
+           gap = Sub(bins, target)  square = Mul(gap, gap)  sharp = Constant<value_float=-0.05>()
+           peak = Mul(square, sharp)  logits = Add(peak, w_bias) }}""",
+}
+DUAL_VLA = {
+    "features": f"""(float[1,{K},{C}] latent, float[1,{K},{C}] before, float[1] has_before, float[1,1,{D}] text)
+        => (float[1,{2 * K + 1},{D}] features)
+        {{ now = MatMul(latent, w_now)  old = MatMul(before, w_old)  past = Mul(old, has_before)
+           features = Concat<axis=1>(now, past, text) }}""",
+    "action_step": f"""({FLOW_INPUTS}, float[1,{J}] state, float[1,{2 * K + 1},{D}] features, float[1] age)
+        => (float[1,{H},{J}] v_action)
+        {{ seen = ReduceSum<keepdims=0>(features)  felt = MatMul(state, w_body)  body = ReduceSum<keepdims=0>(felt)
+           drive = Add(seen, body)  goal = Add(drive, age) {FLOW}""",
+}
+FAMILIES = {
+    "wam": GRAPHS,
+    "flow_vla": SENSES | FLOW_VLA,
+    "token_vla": SENSES | TOKEN_VLA,
+    "dual_vla": SENSES | DUAL_VLA,
+}
 
 
 def weights(bias: float = 0.0) -> dict[str, NDArray[np.float32]]:
-    """The stub's weights by name. bias: added to every action velocity; nan makes every chunk nan."""
+    """The stubs' weights by name. bias: added to every action velocity or logit; nan makes every chunk nan."""
     rng = np.random.default_rng(7)
     shapes = {
         "w_text": (W, D),
@@ -83,45 +143,64 @@ def weights(bias: float = 0.0) -> dict[str, NDArray[np.float32]]:
         "w_key": (C, HD),
         "w_value": (C, HD),
         "w_colour": (K * C, 3),
+        "w_words": (D, HD),
+        "w_body": (J, HD),
+        "w_now": (C, D),
+        "w_old": (C, D),
     }
     scaled = {name: rng.standard_normal(shape) * 0.05 for name, shape in shapes.items()}
     scaled["w_bias"] = np.array([bias])
     return {name: array.astype(np.float32) for name, array in scaled.items()}
 
 
-def model(name: str, bias: float = 0.0) -> bytes:
+def model(name: str, bias: float = 0.0, family: str = "wam") -> bytes:
     """One graph as an ONNX file."""
     header = f'<ir_version: 10, opset_import: ["": 20]> {name} '
-    parsed = onnx.parser.parse_model(header + GRAPHS[name])
+    parsed = onnx.parser.parse_model(header + FAMILIES[family][name])
     used = {tensor for node in parsed.graph.node for tensor in node.input}
+    constants: dict[str, NDArray[np.generic]] = {
+        "bins": np.arange(BINS, dtype=np.float32)[None],
+        "places": np.arange(H * J, dtype=np.int64).reshape(1, 1, H * J, 1),
+        **weights(bias),
+    }
     parsed.graph.initializer.extend(
-        numpy_helper.from_array(array, key) for key, array in weights(bias).items() if key in used
+        numpy_helper.from_array(array, key) for key, array in constants.items() if key in used
     )
     onnx.checker.check_model(parsed)
     data: bytes = parsed.SerializeToString()
     return data
 
 
-def section() -> bundle.Section:
-    """The manifest's `dzedge` section of a stub."""
+def statistics(family: str = "wam") -> bundle.Statistics:
+    """The manifest's statistics of a stub."""
 
     def table(*shape: int, value: float) -> object:
         return np.full(shape, value).tolist()
 
-    statistics = {
+    common = {
         "action_std": table(H, J, value=0.02),
         "state_mean": table(J, value=0.1),
         "state_std": table(J, value=0.7),
-        "residual_std": table(F, K, C, value=0.3),
         "latent_mean": table(K, C, value=0.05),
         "latent_std": table(K, C, value=0.2),
     }
+    own = {
+        "wam": {"residual_std": table(F, K, C, value=0.3)},
+        "token_vla": {"action_low": table(H, J, value=-0.3), "action_high": table(H, J, value=0.5)},
+    }
+    return msgspec.convert(common | own.get(family, {}), bundle.Statistics)
+
+
+def section(family: str = "wam") -> bundle.Section:
+    """The manifest's `dzedge` section of a stub."""
+    samplers = {"wam": ("video_first(1,1)", "joint(4)", "flash(1)"), "token_vla": ("greedy", "sample(1.0)")}
     graphs = {
         name: bundle.Graph(variants=(bundle.Variant(file=f"{name}.fp32.onnx", precision="fp32", ep="any", isa="any"),))
-        for name in GRAPHS
+        for name in FAMILIES[family]
     }
+    rows = bundle.Window(slots=S if family == "wam" else 0, layers=1, heads=1, head_dim=HD)
     return bundle.Section(
-        family="wam",
+        family=family,  # type: ignore[arg-type]
         model_id="stub",
         version=1,
         min_runtime="0.1.0",
@@ -134,26 +213,42 @@ def section() -> bundle.Section:
         execute=4,
         max_prefix=3,
         video=bundle.Video(
-            frames=F,
+            frames=F if family == "wam" else 0,
             frame_dt_ns=200_000_000,
             history_ns=(200_000_000, 0),
             tokens=K,
             channels=C,
             token_names=("arm", "red", "green", "blue", "yellow", "magenta", "cyan"),
         ),
-        window=bundle.Window(slots=S, layers=1, heads=1, head_dim=HD),
+        window=None if family == "dual_vla" else rows,
+        slow_ns=SLOW_NS if family == "dual_vla" else None,
         language=bundle.Language(words=W, vocabulary=VOCABULARY),
-        statistics=msgspec.convert(statistics, bundle.Statistics),
-        samplers=("video_first(1,1)", "joint(4)", "flash(1)"),
+        statistics=statistics(family),
+        samplers=samplers.get(family, ("euler(4)", "euler(1)")),
         graphs=graphs,
     )
 
 
 def write(folder: Path, changed: bundle.Section | None = None, bias: float = 0.0) -> Path:
-    """Write and sign (with the test key) a stub bundle. changed: another section than `section()`."""
+    """Write and sign (with the test key) a stub bundle. changed: another section than `section()`, of any family."""
+    changed = changed or section()
     folder.mkdir(parents=True)
-    for name in GRAPHS:
-        (folder / f"{name}.fp32.onnx").write_bytes(model(name, bias))
+    for name in FAMILIES[changed.family]:
+        (folder / f"{name}.fp32.onnx").write_bytes(model(name, bias, changed.family))
     secret = SecretKey.decode(TEST_SECRET.read_text(encoding="ascii"), str(TEST_SECRET))
-    bundle.pack(folder, changed or section(), secret, created="20261122T000000Z", name="stub")
+    bundle.pack(folder, changed, secret, created="20261122T000000Z", name="stub")
     return folder
+
+
+def frame(number: int) -> Frame:
+    """Frame `number` of a 15 Hz camera of 160 x 120 pixels, its colours its own."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 128, (120, 160, 3), dtype=np.uint8) + rng.integers(0, 128, 3, dtype=np.uint8)
+    return Frame(image, number, 1_000_000_000 + number * 66_666_667, 0)
+
+
+def observation(*numbers: int) -> Observation:
+    """What `frame` shows, newest last, with the joints at STATE."""
+    frames = tuple(frame(number) for number in numbers)
+    t_obs_ns = frames[-1].capture_ns
+    return Observation(frames, JointState(STATE, np.zeros(J), t_obs_ns), t_obs_ns, ASKED, 2)

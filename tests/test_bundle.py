@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dzedge import bundle
 from dzedge.bundle import MANIFEST, SIGNATURE, open_bundle
 from dzedge.errors import BundleError
 from dzedge.export import stub
+from dzedge.manifest import FAMILIES, check_family
 from dzedge.minisign import PublicKey, SecretKey
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +25,8 @@ GRAPH = "action_step.fp32.onnx"
 
 def small_section() -> bundle.Section:
     variant = bundle.Variant(file="a.onnx", precision="fp32", ep="any", isa="any")
-    return msgspec.structs.replace(stub.section(), graphs={"a": bundle.Graph(variants=(variant,))})
+    graphs = {name: bundle.Graph(variants=(variant,)) for name in stub.GRAPHS}
+    return msgspec.structs.replace(stub.section(), graphs=graphs)
 
 
 def write_small(folder: Path, secret: SecretKey = KEY) -> Path:
@@ -321,6 +324,133 @@ class TestManifest:
     def test_deep_nesting_is_refused(self) -> None:
         with pytest.raises(BundleError):
             bundle.parse_manifest(b"[" * 100_000, "deep")
+
+
+FAMILY = ("wam", "flow_vla", "token_vla", "dual_vla")
+
+
+def without(section: bundle.Section, piece: str) -> bundle.Section:
+    """A section that lacks a piece, named as in dzedge.manifest.FAMILIES."""
+    table, _, name = piece.rpartition(".")
+    if table == "graphs":
+        return msgspec.structs.replace(section, graphs={k: v for k, v in section.graphs.items() if k != name})
+    empty = 0 if piece in ("video.frames", "window.slots") else None
+    if not table:
+        return msgspec.structs.replace(section, **{name: empty})
+    changed = msgspec.structs.replace(getattr(section, table), **{name: empty})
+    return msgspec.structs.replace(section, **{table: changed})
+
+
+def with_(section: bundle.Section, piece: str) -> bundle.Section:
+    """A section that has one piece more."""
+    table, _, name = piece.rpartition(".")
+    if table == "graphs":
+        return msgspec.structs.replace(section, graphs={**section.graphs, name: next(iter(section.graphs.values()))})
+    cell = ((0.1,) * stub.J,) * stub.H
+    more = {
+        "video.frames": 4,
+        "window": bundle.Window(layers=1, heads=1, head_dim=3),
+        "window.slots": 2,
+        "slow_ns": 1,
+        "statistics.residual_std": (cell,),
+    }.get(piece, cell)
+    if not table:
+        return msgspec.structs.replace(section, **{name: more})
+    changed = msgspec.structs.replace(getattr(section, table), **{name: more})
+    return msgspec.structs.replace(section, **{table: changed})
+
+
+class TestFamilies:
+    """A section holds what its family reads: neither less nor more."""
+
+    @pytest.mark.parametrize("family", FAMILY)
+    def test_of_each_a_bundle_opens(self, tmp_path: Path, family: str) -> None:
+        found = open_bundle(stub.write(tmp_path / "f.dzp", stub.section(family)), allow_test_key=True).manifest
+        assert found.dzedge.family == found.model["runner"]["type"] == family
+        assert found.dzedge.latents == (280 if family == "wam" else 0)
+
+    @pytest.mark.parametrize(
+        ("family", "piece"), [(name, piece) for name in FAMILY for piece in sorted(FAMILIES[name].needs)]
+    )
+    def test_a_missing_piece_is_named(self, family: str, piece: str) -> None:
+        section = without(stub.section(family), piece)
+        with pytest.raises(BundleError, match=rf"here: family {family} needs dzedge\.{piece}"):
+            check_family(section, "here")
+
+    @pytest.mark.parametrize(
+        ("family", "piece"),
+        [
+            ("wam", "slow_ns"),
+            ("wam", "statistics.action_low"),
+            ("wam", "graphs.context"),
+            ("flow_vla", "video.frames"),
+            ("flow_vla", "window.slots"),
+            ("flow_vla", "slow_ns"),
+            ("flow_vla", "statistics.residual_std"),
+            ("flow_vla", "graphs.frame_decoder"),
+            ("token_vla", "statistics.action_mean"),
+            ("token_vla", "graphs.action_step"),
+            ("dual_vla", "window"),
+            ("dual_vla", "statistics.action_high"),
+            ("dual_vla", "graphs.context"),
+        ],
+    )
+    def test_a_superfluous_piece_is_named(self, family: str, piece: str) -> None:
+        section = with_(stub.section(family), piece)
+        with pytest.raises(BundleError, match=rf"family {family} has no use for dzedge\.{piece}; leave it out"):
+            check_family(section, "here")
+
+    @pytest.mark.parametrize(
+        ("family", "piece"),
+        [("wam", "graphs.frame_decoder"), ("flow_vla", "statistics.action_mean"), ("dual_vla", "slow_ns")],
+    )
+    def test_an_optional_piece_may_be_there_or_not(self, family: str, piece: str) -> None:
+        section = with_(stub.section(family), piece)
+        check_family(section, "here")
+        check_family(without(section, piece), "here")
+
+    @pytest.mark.parametrize(
+        ("family", "sampler"),
+        [("wam", "euler(4)"), ("flow_vla", "joint(4)"), ("token_vla", "euler(4)"), ("dual_vla", "greedy")],
+    )
+    def test_a_sampler_of_another_family_is_refused(self, family: str, sampler: str) -> None:
+        section = msgspec.structs.replace(stub.section(family), samplers=(sampler,))
+        with pytest.raises(BundleError, match=rf"sampler '{re.escape(sampler)}': family {family} has "):
+            check_family(section, "here")
+
+    @pytest.mark.parametrize(
+        ("sampler", "known"),
+        [
+            ("euler(1)", True),
+            ("euler(99)", True),
+            ("greedy", True),
+            ("sample(0.1)", True),
+            ("sample(2.0)", True),
+            ("video_first(1,4)", True),
+            ("euler(0)", False),
+            ("euler", False),
+            ("greedy(1)", False),
+            ("sample(0)", False),
+            ("sample(0.09)", False),
+            ("sample(2.1)", False),
+            ("sample(nan)", False),
+        ],
+    )
+    def test_how_samplers_are_written(self, folder: Path, sampler: str, known: bool) -> None:
+        raw = (folder / MANIFEST).read_bytes().replace(b'"flash(1)"', f'"{sampler}"'.encode())
+        with pytest.raises(BundleError, match="family wam has" if known else r"samplers.*must be"):
+            bundle.parse_manifest(raw.replace(b'"joint(4)"', b'"greedy"'), "here")
+
+    def test_missing_pieces_are_found_when_opening_and_when_packing(self, folder: Path) -> None:
+        section = without(opened(folder).manifest.dzedge, "graphs.prefill")
+        resign(folder, section)
+        refused(folder, r"family wam needs dzedge\.graphs\.prefill; export again")
+        with pytest.raises(BundleError, match=r"needs dzedge\.graphs\.prefill"):
+            bundle.pack(folder, section, KEY, created="x", name="small")
+
+    def test_the_shipped_bundle_still_opens(self) -> None:
+        shipped = open_bundle(ROOT / "bundles" / "wam-nano.dzp", allow_test_key=True).manifest.dzedge
+        assert (shipped.family, shipped.latents) == ("wam", 280)
 
 
 class TestPack:

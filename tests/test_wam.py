@@ -13,15 +13,15 @@ from dzedge.bundle import Bundle, Section, open_bundle
 from dzedge.engine import Machine
 from dzedge.errors import BundleError, PolicyError
 from dzedge.export import stub
+from dzedge.export.stub import ASKED, STATE, frame, observation
 from dzedge.policies import WorldActionModel, load_policy
-from dzedge.policies.base import Sampler, Tokenizer
-from dzedge.types import ActionPrefix, Frame, JointState, Observation
+from dzedge.policies.base import Tokenizer
+from dzedge.policies.sampler import Sampler
+from dzedge.types import ActionPrefix, Frame, Observation
 
 MS = 1_000_000
 CPU = Machine("cpu", "avx2", 1)
 NOTHING = ActionPrefix(np.zeros((0, stub.J)))
-STATE = np.array([0.3, -0.2, 0.5, 0.1, -0.4, 0.9])
-ASKED = "reach the red cube"
 SAMPLERS = ["video_first(1,1)", "video_first(3,2)", "joint(4)", "flash(1)"]
 
 
@@ -34,18 +34,6 @@ def policy(opened: Bundle, sampler: str = "auto", seed: int = 5) -> WorldActionM
     made = WorldActionModel(opened, CPU, camera=(120, 160), sampler=sampler, seed=seed)
     made.reset(ASKED)
     return made
-
-
-def frame(number: int) -> Frame:
-    rng = np.random.default_rng(number)
-    image = rng.integers(0, 128, (120, 160, 3), dtype=np.uint8) + rng.integers(0, 128, 3, dtype=np.uint8)
-    return Frame(image, number, 1_000_000_000 + number * 66_666_667, 0)
-
-
-def observation(*numbers: int) -> Observation:
-    frames = tuple(frame(number) for number in numbers)
-    t_obs_ns = frames[-1].capture_ns
-    return Observation(frames, JointState(STATE, np.zeros(6), t_obs_ns), t_obs_ns, ASKED, 2)
 
 
 class ByHand:
@@ -303,7 +291,6 @@ class TestMisfits:
             (lambda s: {"statistics": scaled(s, "action_std", 0.0)}, "action_std: 0.0 must be positive"),
             (lambda s: {"statistics": scaled(s, "state_std", -1.0)}, "must be positive"),
             (lambda s: {"statistics": ragged(s)}, r"latent_std: shape \(0,\)"),
-            (lambda s: {"graphs": {k: v for k, v in s.graphs.items() if k != "prefill"}}, "no graph 'prefill'"),
             (lambda s: {"samplers": ("joint(4)",), "graphs": swapped(s)}, "graph text: "),
         ],
     )  # fmt: skip

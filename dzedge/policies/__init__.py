@@ -3,14 +3,26 @@
 from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
 from dzedge.engine import Machine
-from dzedge.policies.base import Policy
+from dzedge.policies.base import BundledPolicy, Policy
+from dzedge.policies.dual_vla import DualVla
+from dzedge.policies.flow_vla import FlowVla
+from dzedge.policies.token_vla import TokenVla
 from dzedge.policies.wam import WorldActionModel
 
+FAMILIES: dict[str, type[BundledPolicy]] = {
+    "wam": WorldActionModel,
+    "flow_vla": FlowVla,
+    "token_vla": TokenVla,
+    "dual_vla": DualVla,
+}
+"""What runs a bundle, by the family in its manifest."""
 
-def load_policy(config: RobotConfig, bundle: Bundle) -> WorldActionModel:
-    """The policy of a robot, ready to run. Raises BundleError where graphs and manifest do not fit."""
+
+def load_policy(config: RobotConfig, bundle: Bundle) -> BundledPolicy:
+    """The policy of a robot, ready to run. Raises BundleError where graphs and manifest do not fit, PolicyError for a
+    sampler in the robot file that the bundle's family has not."""
     camera = config.cameras[0]
-    return WorldActionModel(
+    return FAMILIES[bundle.manifest.dzedge.family](
         bundle,
         Machine.detect(config.policy.threads),
         camera=(camera.height, camera.width),
@@ -21,4 +33,4 @@ def load_policy(config: RobotConfig, bundle: Bundle) -> WorldActionModel:
     )
 
 
-__all__ = ["Policy", "WorldActionModel", "load_policy"]
+__all__ = ["BundledPolicy", "DualVla", "FlowVla", "Policy", "TokenVla", "WorldActionModel", "load_policy"]

@@ -1,17 +1,18 @@
-"""What every policy family shares: the protocol, words to ids, and how a sampler is written."""
+"""What every policy family shares: the protocol, words to ids, and what runs a bundle's graphs alike."""
 
 import difflib
 import re
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge.bundle import Language
+from dzedge.bundle import Bundle, Language
+from dzedge.engine import Graph, Machine, Noise, load_graph
 from dzedge.errors import PolicyError
+from dzedge.policies.perception import Inputs, Perception
+from dzedge.policies.statistics import Floats, Statistics
 from dzedge.types import ActionChunk, ActionPrefix, Frame, Observation
-
-CALL = re.compile(r"(video_first|joint|flash)\(([1-9][0-9]?)(?:, ?([1-9][0-9]?))?\)")
 
 
 class Policy(Protocol):
@@ -46,34 +47,127 @@ class Imagination(Protocol):
         """Pictures of latents. Shape (F, K, C) -> (F, height, width, 3), RGB."""
 
 
-class Sampler(NamedTuple):
-    """In which order a world action model denoises video and actions.
+class BundledPolicy:
+    """A policy whose graphs lie in a bundle: loads them, embeds words, encodes frames, scales joints.
 
-        video_first(nv,na)    nv steps of video, then na steps of actions that see the finished video
-        joint(n)              n steps of both at the same time
-        flash(1)              joint(1)
+    bundle: opened; machine: what to run on; camera: (height, width) of the frames that will come; crop:
+    (left, top, width, height) of them, or None; precision, sampler: as in the robot file; seed: of all noise.
 
-    In joint sampling the actions commit while the video is still noise, so motions that were only ever seen
-    in video are lost: hence video first by default. coupled: both share their steps, both counts are equal.
+    A family adds `_choose`, `_load`, `_check` and `infer`. Raises BundleError for graphs or statistics that do not
+    fit the manifest, PolicyError for a sampler that the family has not.
     """
 
-    coupled: bool
-    video_steps: int
-    action_steps: int
+    def __init__(
+        self,
+        bundle: Bundle,
+        machine: Machine,
+        camera: tuple[int, int],
+        crop: tuple[int, int, int, int] | None = None,
+        precision: str = "auto",
+        sampler: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        section = bundle.manifest.dzedge
+        self.section = section
+        self.horizon, self.dt_ns = section.horizon, section.dt_ns
+        self.max_prefix, self.history_ns = section.max_prefix, section.video.history_ns
+        self.statistics = Statistics(section)
+        self.tokenizer = Tokenizer(section.language)
+        self._choose(section.samplers[0] if sampler == "auto" else sampler)
+        self._noise = Noise(seed)
+        self._bundle, self._machine, self._precision = bundle, machine, precision
+        self._loaded: list[Graph] = []
+        self._nothing = np.zeros((0, section.video.tokens, section.video.channels), np.float32)
+        self.encoder = self._graph("frame_encoder")
+        self.perception = Perception(section, camera, crop, self.encoder)
+        reader = self._load()
+        self.text = self._graph("text", **shared(reader.inputs, "text"))
+        text = self.text.outputs["text"].shape if "text" in self.text.outputs else ()
+        self.text.expect({"words": (1, section.language.words)}, {"text": text})
+        self._check(text)
+        for graph in self._loaded:  # first runs allocate; they must not be the first chunk's
+            graph.run()
 
-    @classmethod
-    def parse(cls, text: str) -> "Sampler":
-        """The sampler written as `video_first(1,1)`. Raises PolicyError."""
-        call = CALL.fullmatch(text)
-        if call is not None:
-            kind, first, second = call[1], int(call[2]), call[3]
-            if kind == "video_first" and second is not None:
-                return cls(False, first, int(second))
-            if second is None and (kind == "joint" or (kind == "flash" and first == 1)):
-                return cls(True, first, first)
-        raise PolicyError(
-            f"sampler {text!r}: must be video_first(nv,na), joint(n) or flash(1), 1 to 99 steps; change it"
-        )
+    def reset(self, instruction: str) -> None:
+        """Begin a task. Raises PolicyError for words that the model does not know; the old task stays."""
+        self.text.inputs["words"][0] = self.tokenizer.ids(instruction)
+        self.text.run()
+        self.perception.forget()
+
+    def observe(self, frame: Frame) -> None:
+        """Encode a frame, once."""
+        self.perception.slot(frame)
+
+    def infer(self, observation: Observation, prefix: ActionPrefix, chunk_id: int) -> ActionChunk:
+        """One chunk. Shape (H, J), [rad], absolute, targets for t_obs + (i + 1) * dt.
+
+        Raises PolicyError when the prefix is longer than the model was trained for.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------- what a family adds
+
+    def _choose(self, sampler: str) -> None:
+        """Take a sampler as it is written. Raises PolicyError."""
+        raise NotImplementedError
+
+    def _load(self) -> Graph:
+        """Load the family's own graphs; returns the one that reads `text`."""
+        raise NotImplementedError
+
+    def _check(self, text: tuple[int, ...]) -> None:
+        """Check the boundaries of those graphs. text: shape of the embedding. Raises BundleError."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------- what it may use
+
+    def _graph(self, name: str, **share: NDArray[Any]) -> Graph:
+        graph = load_graph(self._bundle, name, self._precision, self._machine, share)
+        self._loaded.append(graph)
+        return graph
+
+    def _committed(self, prefix: ActionPrefix) -> Floats:
+        """The committed positions, Shape (d, J). Raises PolicyError for more than the model was trained for."""
+        if len(prefix.positions) > self.max_prefix:
+            raise PolicyError(f"prefix of {len(prefix.positions)} actions: must be 0 to {self.max_prefix}; shorten it")
+        return prefix.positions
+
+    def _condition(self, inputs: Inputs, anchor: Floats, committed: Floats) -> None:
+        """Write committed positions into a graph's `prefix` and `prefix_mask`."""
+        count = len(committed)
+        inputs["prefix"][:] = 0.0
+        inputs["prefix_mask"][:] = 0.0
+        if count:
+            inputs["prefix"][0, :count] = self.statistics.actions(committed, anchor)
+            inputs["prefix_mask"][0, :count] = 1.0
+
+    def _denoise(self, step: Graph, steps: int) -> None:
+        """Actions from noise at t = 0 to t = 1, in place: Euler steps x += v / n."""
+        action, velocity, time = step.inputs["action"], step.outputs["v_action"], step.inputs["t_action"]
+        for i in range(steps):
+            time[0] = i / steps
+            step.run()
+            action += velocity / np.float32(steps)
+
+    def _chunk(
+        self,
+        observation: Observation,
+        positions: Floats,
+        chunk_id: int,
+        imagined: NDArray[np.float32] | None = None,
+    ) -> ActionChunk:
+        future = self._nothing if imagined is None else imagined
+        return ActionChunk(positions, future, observation.t_obs_ns, self.dt_ns, chunk_id, observation.epoch)
+
+
+def shared(inputs: Inputs, *names: str) -> dict[str, NDArray[Any]]:
+    """Those input buffers that are there, for another graph to fill; one that is missing is for `expect` to name."""
+    return {name: inputs[name] for name in names if name in inputs}
+
+
+def anchor_of(observation: Observation) -> Floats:
+    """The measured joints that a chunk is relative to. Shape (J,), [rad], float64."""
+    return np.asarray(observation.state.positions, np.float64)
 
 
 class Tokenizer:
