@@ -1,78 +1,91 @@
 """Training data from the simulator: `python -m dzedge.export.data --out data --seed 1`.
 
-A shard is an uncompressed `.npz` of E episodes with N steps in all, one step every 0.1 s (10 Hz). Per step:
+Writes LeRobotDataset v3 parts, `data/robot-000`, ... and `data/marker-000`, ..., 10 frames a second. Beside the
+format's own columns a frame has:
 
-    images    (N, 72, 96, 3) uint8    RGB at time t, exact-area resize of the 160x120 frame (no crop)
-    joints    (N, 6) float32          measured joint positions at t [rad], gripper 0..1
-    commands  (N, 6) float32          the expert's target for t + 0.1 s, absolute [rad]: the label
-    executed  (N, 6) float32          what the arm was told for t + 0.1 s (the label plus a disturbance)
-    noised    (N,) bool               executed differs from commands: keep windows off such steps
-    points    (N, 9) float32          tip xyz, wrist xyz, elbow xyz at t [m]
-    gripper   (N,) float32            measured gripper at t
-    cubes     (N, 6, 4) float32       x, y, z [m], present, in the order of scene.COLOURS (absent: zeros)
+    observation.images.front   (120, 160, 3) uint8, in the part's mp4: RGB at time t
+    observation.state  (6,)    measured joint positions at t [rad], gripper 0..1
+    action             (6,)    the expert's target for t + 0.1 s, absolute [rad]: the label
+    acts               (1,)    False: a video without actions; its state and action are zeros
+    disturbed          (1,)    the arm was told something else than the label: keep windows off such steps
+    embodiment         (1,)    0 the arm, 1 a hand that reaches in (marker parts)
+    scene              (1,)    the world's seed; all above 1 000 000, evaluation uses seeds below
+    truth.arm          (10,)   tip xyz, wrist xyz, elbow xyz [m], gripper 0..1, at t: for the tokenizer alone
+    truth.cubes        (24,)   x, y, z [m], present, in the order of scene.COLOURS (absent: zeros): likewise
 
-Per episode:
-
-    offsets      (E + 1,) int64       episode e is the steps offsets[e] : offsets[e + 1]
-    instruction  (E,) str             words; empty for play
-    verb, colour (E,) str             scene/task names; empty for play
-    kind         (E,) str             labelled | play | video
-    has_action   (E,) bool            False for video: its joints, commands and executed are zeros
-    scene_seed   (E,) int64           the world's seed; all above 1 000 000, evaluation uses seeds below
-
-`executed[i - 1]` is what the arm was told for time t_i. Between two targets the command is interpolated
-linearly at 100 Hz, as the control loop feeds the servos; the servos trail it by about 50 ms. Held-out
-verb-colour pairs (task.HELD_OUT) never appear, the motions of task.MOTIONS only as video. An episode whose
-expert failed is dropped.
+An episode's task is its instruction; play has none. Between two targets the command is interpolated linearly at
+100 Hz, as the control loop feeds the servos; the servos trail it by about 50 ms. Held-out verb-colour pairs
+(task.HELD_OUT) never appear, the motions of task.MOTIONS only as video. An episode whose expert failed is dropped.
 """
 
 import argparse
 import logging
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge.hardware.sim.camera import HEIGHT, WIDTH, Camera
+from dzedge.export.dataset import Writer
+from dzedge.hardware.sim import camera
 from dzedge.hardware.sim.expert import STEP_S, Expert, Player, start_pose
-from dzedge.hardware.sim.scene import JOINTS
-from dzedge.hardware.sim.task import MOTIONS, VERBS, Judge, sample_task
+from dzedge.hardware.sim.kinematics import points
+from dzedge.hardware.sim.marker import MarkerWorld
+from dzedge.hardware.sim.scene import COLOURS, JOINTS
+from dzedge.hardware.sim.task import MOTIONS, VERBS, Judge, Task, sample_task
 from dzedge.hardware.sim.world import World
+from dzedge.kernels.image import ImagePlan
 
 log = logging.getLogger("dzedge.export.data")
 
 Vector = NDArray[np.float64]
+Steps = dict[str, list[Any]]
 
+CAMERA = "observation.images.front"
 IMAGE_WIDTH, IMAGE_HEIGHT = 96, 72
+"""What the model sees of a frame."""
+FPS = round(1.0 / STEP_S)
 CONTROL_HZ = 100
 FIRST_SCENE = 1_000_000
-LONGEST = {"labelled": 70, "play": 50, "video": 60}
-LABELLED_MIX = {"reach": 0.46, "press": 0.18, "push left": 0.18, "push right": 0.18}
-KINDS = {"labelled": 0.5, "play": 0.2, "video": 0.3}
+LABELLED, PLAY, VIDEO, MARKER = "labelled", "play", "video", "marker"
+LONGEST = {LABELLED: 70, PLAY: 50, VIDEO: 60, MARKER: 60}
+LABELLED_MIX = {"reach": 0.36, "press": 0.16, "push left": 0.16, "push right": 0.16, "pass": 0.16}
+KINDS = {LABELLED: 0.47, PLAY: 0.17, VIDEO: 0.36}
+BACKWARDS = 0.35
+"""Share of motions that go round the other way; cubes are passed on either side alike."""
 NOISY_SHARE, EVENT_CHANCE, EVENT_SPEED = 0.6, 0.05, 0.35
 """Share of labelled episodes with disturbances; their chance a step; their joint speed [rad/s]."""
 
 
-def area_weights(source: int, target: int) -> NDArray[np.float32]:
-    """Share of each source pixel in each target pixel of an exact-area resize. Shape (target, source)."""
-    edges = np.arange(target + 1) * (source / target)
-    pixels = np.arange(source)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    weights: NDArray[np.float32] = (np.clip(overlap, 0.0, None) * (target / source)).astype(np.float32)
-    return weights
+def features() -> dict[str, dict[str, Any]]:
+    """The columns of a part, as LeRobot describes features."""
+
+    def row(dtype: str, names: list[str]) -> dict[str, Any]:
+        return {"dtype": dtype, "shape": [len(names)], "names": names}
+
+    places = [f"{part}.{axis}" for part in ("tip", "wrist", "elbow") for axis in "xyz"]
+    cubes = [f"{colour}.{what}" for colour in COLOURS for what in ("x", "y", "z", "present")]
+    return {
+        CAMERA: {"dtype": "video"},
+        "observation.state": row("float32", list(JOINTS)), "action": row("float32", list(JOINTS)),
+        "acts": row("bool", ["acts"]), "disturbed": row("bool", ["disturbed"]),
+        "embodiment": row("int64", ["embodiment"]), "scene": row("int64", ["scene"]),
+        "truth.arm": row("float32", [*places, "gripper"]), "truth.cubes": row("float32", cubes),
+    }  # fmt: skip
 
 
-_ROWS = area_weights(HEIGHT, IMAGE_HEIGHT)
-_COLUMNS = area_weights(WIDTH, IMAGE_WIDTH)
+_PLAN = ImagePlan(camera.HEIGHT, camera.WIDTH, None, IMAGE_HEIGHT, IMAGE_WIDTH)
+_SMALL = np.empty((3, IMAGE_HEIGHT, IMAGE_WIDTH), dtype=np.float32)
 
 
 def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Exact-area resize of a frame. image: Shape (120, 160, 3). Returns Shape (72, 96, 3), rounded to
-    nearest."""
-    rows = (_ROWS @ image.reshape(HEIGHT, -1).astype(np.float32)).reshape(IMAGE_HEIGHT, WIDTH, 3)
-    return (_COLUMNS @ rows + 0.5).astype(np.uint8)
+    """A frame as the model sees it, by the runtime's own image kernel. Shape (120, 160, 3) -> Shape (72, 96, 3),
+    rounded to 8 bits."""
+    _PLAN.run(np.ascontiguousarray(image), _SMALL)
+    return np.rint((_SMALL.transpose(1, 2, 0) + 1.0) * 127.5).astype(np.uint8)
 
 
 class Disturbance:
@@ -93,48 +106,39 @@ class Disturbance:
         return self._velocity * STEP_S
 
 
-class Recorder:
-    """Columns of one shard."""
+@dataclass(frozen=True)
+class Take:
+    """One recorded episode. steps: column -> one row a step; images: one frame a step."""
 
-    def __init__(self) -> None:
-        self.steps: dict[str, list[Any]] = {}
-        self.episodes: dict[str, list[object]] = {}
-        self.offsets = [0]
+    task: str
+    steps: Steps
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
 
-    def add(self, steps: dict[str, list[Any]], **episode: object) -> None:
-        for key, values in steps.items():
-            self.steps.setdefault(key, []).append(np.stack(values))
-        for key, value in episode.items():
-            self.episodes.setdefault(key, []).append(value)
-        self.offsets.append(self.offsets[-1] + len(steps["joints"]))
-
-    def save(self, path: Path) -> None:
-        columns: dict[str, Any] = {key: np.concatenate(values) for key, values in self.steps.items()}
-        columns |= {key: np.array(values) for key, values in self.episodes.items()}
-        columns["offsets"] = np.array(self.offsets, dtype=np.int64)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, allow_pickle=False, **columns)
-        partial.replace(path)
+    def write(self, writer: Writer) -> int:
+        """Into a part. Returns how many steps."""
+        columns = {name: np.stack(rows) for name, rows in self.steps.items()}
+        writer.add(columns, {CAMERA: np.stack(self.images)}, self.task)
+        return len(self.images)
 
 
 class Studio:
     """One world and camera that play episode after episode."""
 
-    def __init__(self) -> None:
-        self.world = World(0)
-        self.camera = Camera(self.world)
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World(0)
+        self.camera = camera.Camera(self.world)
         self._number = 0
 
-    def observe(self, steps: dict[str, list[Any]]) -> None:
+    def observe(self, take: Take) -> None:
+        """The present moment into a take: picture and truth."""
         world = self.world
-        rgb, _ = self.camera.render(self._number)
+        take.images.append(self.camera.render(self._number)[0])
         self._number += 1
         joints = world.joints()
-        steps["images"].append(shrink(rgb))
-        steps["joints"].append(joints.astype(np.float32))
-        steps["points"].append(world.points().reshape(-1).astype(np.float32))
-        steps["gripper"].append(joints[-1].astype(np.float32))
-        steps["cubes"].append(world.cubes().astype(np.float32))
+        truth = np.append(world.points().reshape(-1), joints[-1])
+        _append(take.steps, **{"truth.arm": truth.astype(np.float32)})
+        _append(take.steps, **{"truth.cubes": world.cubes().reshape(-1).astype(np.float32)})
+        _append(take.steps, **{"observation.state": joints.astype(np.float32)})
 
     def execute(self, before: Vector, command: Vector) -> None:
         """Lead the servos from one command to the next as the control loop does."""
@@ -143,92 +147,113 @@ class Studio:
             self.world.set_goal(before + (command - before) * (tick / ticks))
             self.world.step(1.0 / CONTROL_HZ)
 
-    def play(self, kind: str, verb: str, seed: int, recorder: Recorder) -> bool:
-        """One episode into the recorder; False, and nothing recorded, where the scene does not fit or it
-        failed."""
+    def play(self, kind: str, verb: str, seed: int) -> Take | None:
+        """One episode; None where the scene does not fit or the expert failed."""
         rng = np.random.Generator(np.random.Philox(key=[seed, 0xDA7A]))
         world = self.world
         command = start_pose(rng)
         world.reset(seed, command)
-        split = {"labelled": "seen", "video": "novel"}.get(kind)
-        task = None if kind == "play" else sample_task(seed, world, verb, split)
-        if task is None and kind != "play":
-            return False
-        expert, player = Expert(task, command) if task else None, Player(rng, command)
+        split = {LABELLED: "seen", VIDEO: "novel", MARKER: "novel"}.get(kind)
+        task = None if kind == PLAY else sample_task(seed, world, verb, split)
+        if task is None and kind != PLAY:
+            return None
+        take = Take(task.instruction if task else "", {})
+        turn = -1 if rng.random() < (0.5 if verb == "pass" else BACKWARDS) else 1
+        if kind == MARKER and task is not None:
+            self._wave_hand(take, Expert(task, command, turn), command)
+        else:
+            done = self._move_arm(take, task, turn, command, rng)
+            if not done:
+                return None
+        acts = kind in (LABELLED, PLAY)
+        for _ in take.images:
+            _append(take.steps, acts=[acts], embodiment=[int(kind == MARKER)], scene=[seed])
+        if not acts:
+            for name in ("observation.state", "action"):
+                take.steps[name] = [np.zeros_like(row) for row in take.steps[name]]
+        return take
+
+    def _move_arm(self, take: Take, task: Task | None, turn: int, command: Vector, rng: np.random.Generator) -> bool:
+        """The arm by its expert, or aimlessly where there is no task. Returns whether the take is any good."""
+        world = self.world
+        labelled = task is not None and task.verb in VERBS
+        expert, player = Expert(task, command, turn) if task else None, Player(rng, command)
         judge = Judge(task) if task else None
-        disturbance = Disturbance(rng, kind == "labelled" and rng.random() < NOISY_SHARE)
+        disturbance = Disturbance(rng, labelled and rng.random() < NOISY_SHARE)
         tail = 12 if rng.random() < 0.25 else 5
-        names = ("images", "joints", "commands", "executed", "noised", "points", "gripper", "cubes")
-        steps: dict[str, list[Any]] = {name: [] for name in names}
-        for _ in range(LONGEST[kind]):
-            self.observe(steps)
+        for _ in range(LONGEST[LABELLED if labelled else VIDEO if task else PLAY]):
+            self.observe(take)
             if judge:
                 judge.update(world.time, world.tip(), world.cubes())
             target = expert.next(command, world.cubes()) if expert else player.next(command)
             noise = disturbance.next()
-            executed = target + noise
-            steps["commands"].append(target.astype(np.float32))
-            steps["executed"].append(executed.astype(np.float32))
-            steps["noised"].append(noise.any())
-            if expert and kind == "labelled" and expert.idle >= tail:
+            _append(take.steps, action=target.astype(np.float32), disturbed=[bool(noise.any())])
+            if expert and labelled and expert.idle >= tail:
                 break
-            self.execute(command, executed)
-            command = executed
-        if kind == "labelled" and judge and not judge.success and len(steps["joints"]) > 9:
-            return False
-        if kind == "video":
-            for name in ("joints", "commands", "executed"):
-                steps[name] = [np.zeros_like(value) for value in steps[name]]
-        recorder.add(
-            steps, instruction=task.instruction if task else "", verb=task.verb if task else "",
-            colour=task.colour if task else "", kind=kind, has_action=kind != "video", scene_seed=seed,
-        )  # fmt: skip
-        return True
+            self.execute(command, target + noise)
+            command = target + noise
+        return not (labelled and judge and not judge.success and len(take.images) > 9)
+
+    def _wave_hand(self, take: Take, expert: Expert, command: Vector) -> None:
+        """The hand where the arm's tip would be."""
+        world = self.world
+        assert isinstance(world, MarkerWorld)
+        for _ in range(LONGEST[MARKER]):
+            world.set_tip(points(command)[0])
+            mujoco.mj_forward(world.model, world.data)
+            self.observe(take)
+            command = expert.next(command, world.cubes())
+            _append(take.steps, action=command.astype(np.float32), disturbed=[False])
 
 
-def make_shard(path: Path, episodes: int, seed: int, shard: int) -> tuple[str, int, int]:
-    """One shard with the fixed mix of kinds and verbs. Returns its name, its steps, and how many episodes
-    failed."""
-    studio, recorder = Studio(), Recorder()
-    rng = np.random.Generator(np.random.Philox(key=[seed, shard]))
-    scene = FIRST_SCENE * seed + 100_000 * shard
-    dropped = 0
-    while len(recorder.offsets) <= episodes:
-        scene += 1
-        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-        if kind == "labelled":
-            verb = str(rng.choice(VERBS, p=[LABELLED_MIX[v] for v in VERBS]))
-        else:
-            verb = str(rng.choice(MOTIONS))
-        tries = 0
-        while not studio.play(kind, verb, scene, recorder):
-            scene, tries = scene + 1, tries + 1
-        dropped += tries
-    recorder.save(path)
-    return path.name, recorder.offsets[-1], dropped
+def _append(steps: Steps, **values: Any) -> None:
+    for name, value in values.items():
+        steps.setdefault(name, []).append(value)
+
+
+def make_part(root: Path, episodes: int, seed: int, part: int, marker: bool) -> tuple[str, int, int]:
+    """One part with the fixed mix of kinds and verbs. Returns its name, its steps, and how many scenes were passed
+    over."""
+    studio = Studio(MarkerWorld() if marker else None)
+    rng = np.random.Generator(np.random.Philox(key=[seed, part + 1000 * marker]))
+    scene = FIRST_SCENE * seed + 10_000 * part + 500_000 * marker
+    steps = dropped = 0
+    with Writer(root, features(), FPS, "so101-sim", (camera.HEIGHT, camera.WIDTH)) as writer:
+        for _ in range(episodes):
+            scene += 1
+            kind = MARKER if marker else str(rng.choice(list(KINDS), p=list(KINDS.values())))
+            if kind == LABELLED:
+                verb = str(rng.choice(VERBS, p=[LABELLED_MIX[v] for v in VERBS]))
+            else:
+                verb = str(rng.choice(MOTIONS))
+            while (take := studio.play(kind, verb, scene)) is None:
+                scene, dropped = scene + 1, dropped + 1
+            steps += take.write(writer)
+    return root.name, steps, dropped
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("data"))
-    parser.add_argument("--episodes", type=int, default=2000)
-    parser.add_argument("--per-shard", type=int, default=100)
+    parser.add_argument("--episodes", type=int, default=2800, help="of the arm")
+    parser.add_argument("--marker", type=int, default=400, help="episodes of the hand")
+    parser.add_argument("--per-part", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1, help="1 or more; scenes start at seed million")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--prefix", default="shard")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    count = -(-options.episodes // options.per_shard)
+    wanted = [(name, count, i) for name, count in (("robot", options.episodes), ("marker", options.marker))
+              for i in range(-(-count // options.per_part))]  # fmt: skip
     with ProcessPoolExecutor(options.workers) as pool:
         jobs = [
-            pool.submit(make_shard, options.out / f"{options.prefix}{i:03d}.npz",
-                        min(options.per_shard, options.episodes - i * options.per_shard), options.seed, i)
-            for i in range(count)
+            pool.submit(make_part, options.out / f"{name}-{i:03d}", min(options.per_part, count - i * options.per_part),
+                        options.seed, i, name == "marker")
+            for name, count, i in wanted
         ]  # fmt: skip
         for done, job in enumerate(jobs, 1):
             name, steps, dropped = job.result()
-            log.info("%s: %d steps, %d scenes passed over (%d of %d)", name, steps, dropped, done, count)
+            log.info("%s: %d steps, %d scenes passed over (%d of %d)", name, steps, dropped, done, len(jobs))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Stage 1: the tokenizer, on labelled stills (and any further labelled frames)."""
+"""Stage 1: the tokenizer, on labelled stills."""
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,31 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from dzedge.export import optim
+from dzedge.export import checkpoint, optim
 from dzedge.export.model.latent import latent_mean, latent_std, to_latent
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.tokenizer import ARM_MAPS, FrameDecoder, FrameEncoder
+from dzedge.export.recipe import TokenizerRecipe
+from dzedge.export.stills import Stills
 from dzedge.hardware.sim import camera, scene
 
+Log = Callable[[dict[str, Any]], None]
 SUPERVISED_ARM_MAPS = 3
 SHOULDER = (scene.SHOULDER_X, 0.0, scene.SHOULDER_Z)
 """Where the drawn arm begins [m]."""
 FOREGROUND = 6.0
 """Weight of pixels that differ from the empty table: arm and cubes cover a twentieth of the image."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerRecipe:
-    """iterations and batch; rate: of AdamW; heat: weight of the heat maps' cross-entropy; decoder_every: the
-    decoder learns at every n-th iteration; save_every: iterations between checkpoints."""
-
-    iterations: int = 1500
-    batch: int = 64
-    rate: float = 2e-3
-    heat: float = 0.1
-    decoder_every: int = 3
-    save_every: int = 250
-    seed: int = 0
 
 
 class Tokenizer(nn.Module):
@@ -52,19 +41,28 @@ class Tokenizer(nn.Module):
         self.decoder.latent_std.copy_(torch.from_numpy(latent_std(sizes.channels)))
 
 
-def project(points: Tensor) -> Tensor:
-    """Where the simulator's camera sees points of the world. Shape (..., 3), [m] -> (..., 2), (u, v) in [-1, 1]."""
-    rotation = torch.from_numpy(camera.pose()).float()
-    seen = (points - torch.from_numpy(camera.EYE).float()) @ rotation
+Cameras = tuple[Tensor, Tensor]
+"""Where cameras stand, Shape (B, 1, 3), [m], and their rotations to the world, Shape (B, 3, 3)."""
+
+
+def cameras(views: NDArray[np.float64]) -> Cameras:
+    """The simulator's cameras of these scenes. views: Shape (B, 6), see `scene.Layout`."""
+    eyes, rotations = zip(*(camera.placed(view) for view in views), strict=True)
+    return torch.from_numpy(np.stack(eyes)).float().unsqueeze(1), torch.from_numpy(np.stack(rotations)).float()
+
+
+def project(points: Tensor, stand: Cameras) -> Tensor:
+    """Where cameras see points of the world. Shape (B, n, 3), [m] -> (B, n, 2), (u, v) in [-1, 1]."""
+    seen = (points - stand[0]) @ stand[1]
     scale = torch.tensor([2.0 * camera.FOCAL / camera.WIDTH, 2.0 * camera.FOCAL / camera.HEIGHT])
     return seen[..., :2] / seen[..., 2:].clamp(min=0.05) * scale
 
 
-def heat_loss(log_heat: Tensor, labels: Tensor, cells: Tensor, spacing: float) -> Tensor:
+def heat_loss(log_heat: Tensor, labels: Tensor, stand: Cameras, cells: Tensor, spacing: float) -> Tensor:
     """Cross-entropy of heat maps against a blob of one cell's width at the projected point, where it is in view."""
     points = torch.cat([labels[:, 0, :9].unflatten(-1, (3, 3)), labels[:, 1:, :3]], dim=1)
     shown = torch.cat([torch.ones(len(labels), SUPERVISED_ARM_MAPS), labels[:, 1:, 3]], dim=1)
-    where = project(points)
+    where = project(points, stand)
     shown = shown * (where.abs() < 1.0).all(-1)
     square = ((where.unsqueeze(2) - cells) ** 2).sum(-1)
     target = (-square / (2.0 * (0.7 * spacing) ** 2)).softmax(-1)
@@ -72,9 +70,14 @@ def heat_loss(log_heat: Tensor, labels: Tensor, cells: Tensor, spacing: float) -
     return -((target * maps).sum(-1) * shown).sum() / shown.sum().clamp(min=1.0)
 
 
-def encoder_loss(model: Tokenizer, image: Tensor, labels: Tensor, latent: Tensor, heat: float) -> Tensor:
-    """Positions by a robust distance, presence by cross-entropy, heat maps by where things project to."""
-    predicted, logit, log_heat = model.encoder.read(image)
+def encoder_loss(
+    model: Tokenizer, image: Tensor, labels: Tensor, latent: Tensor, stand: Cameras, heat: float, half: bool
+) -> Tensor:
+    """Positions by a robust distance, presence by cross-entropy, heat maps by where things project to.
+    half: convolutions in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        features = model.encoder.features(image)
+    predicted, logit, log_heat = model.encoder.locate(features.float())
     present = labels[:, 1:, 3:4]
     arm = fn.smooth_l1_loss(predicted[:, 0], latent[:, 0], beta=0.05)
     cube = (
@@ -83,38 +86,40 @@ def encoder_loss(model: Tokenizer, image: Tensor, labels: Tensor, latent: Tensor
     presence = fn.binary_cross_entropy_with_logits(logit, labels[:, 1:, 3])
     cells = model.encoder.cells
     spacing = 4.0 / model.encoder.sizes.image_width
-    return 3.0 * arm + 3.0 * cube + 0.3 * presence + heat * heat_loss(log_heat, labels, cells, spacing)
+    return 3.0 * arm + 3.0 * cube + 0.3 * presence + heat * heat_loss(log_heat, labels, stand, cells, spacing)
+
+
+def shows_arm(labels: Tensor) -> Tensor:
+    """Which frames show our arm: its elbow is as far from the shoulder as the upper arm is long. The decoder draws
+    nothing else. labels: Shape (B, K, C), [m] -> Shape (B,), bool."""
+    reach = (labels[:, 0, 6:9] - torch.tensor(SHOULDER)).norm(dim=-1)
+    return (reach - scene.UPPER_ARM).abs() < 0.01
 
 
 def decoder_loss(model: Tokenizer, image: Tensor, labels: Tensor, latent: Tensor) -> Tensor:
-    """Pixels, those of arm and cubes weighted, and where the decoder's own camera puts the points."""
+    """Pixels, those of arm and cubes weighted, and where the decoder's own camera, which nothing moves, puts the
+    points."""
     drawn = model.decoder.draw(latent + 0.03 * torch.randn_like(latent))
     moved = (image - model.decoder.background.detach()).abs().amax(1, keepdim=True) > 0.3
     pixels = ((drawn - image).abs() * (1.0 + FOREGROUND * moved)).mean()
     points = torch.cat([labels[:, 0, :9].unflatten(-1, (3, 3)), labels[:, 1:, :3]], dim=1)
     shown = torch.cat([torch.ones(len(labels), SUPERVISED_ARM_MAPS), labels[:, 1:, 3]], dim=1)
-    miss = ((model.decoder.camera(points * 4.0) - project(points)) ** 2).sum(-1)
+    still = cameras(np.zeros((1, 6)))
+    miss = ((model.decoder.camera(points * 4.0) - project(points, still)) ** 2).sum(-1)
     return pixels + (miss * shown).mean()
 
 
 def augmented(frames: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
     """uint8 (B, h, w, 3) -> float (B, 3, h, w) in [-1, 1] with another white balance, brightness and noise."""
-    image = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    image = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # channels last, as it lies
     gain = torch.from_numpy(rng.uniform(0.92, 1.08, (len(frames), 3, 1, 1)).astype(np.float32))
     noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32) * 0.01)
     return ((image + 1.0) * gain - 1.0 + noise).clamp(-1.0, 1.0)
 
 
-def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Shuffled indices, epoch after epoch."""
-    while True:
-        order = rng.permutation(count)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
-def errors(model: Tokenizer, frames: NDArray[np.uint8], labels: NDArray[np.float32]) -> dict[str, float]:
+def errors(model: Tokenizer, stills: Stills) -> dict[str, float]:
     """Held-out figures: median and 95th percentile distances [mm], presence errors, image error (0..1 scale)."""
+    frames, labels = stills.frames, stills.labels
     model.eval()
     found, drawn = [], []
     with torch.no_grad():
@@ -140,71 +145,58 @@ def errors(model: Tokenizer, frames: NDArray[np.uint8], labels: NDArray[np.float
 
 
 def fit(
-    recipe: TokenizerRecipe,
-    sizes: Sizes,
-    frames: NDArray[np.uint8],
-    labels: NDArray[np.float32],
-    held_out: tuple[NDArray[np.uint8], NDArray[np.float32]],
-    path: Path,
-    log: Callable[[str], None],
-) -> Tokenizer:
-    """Trains, or goes on from the checkpoint at `path`. frames: Shape (N, h, w, 3), uint8; labels: (N, K, C), [m]."""
+    recipe: TokenizerRecipe, sizes: Sizes, stills: Stills, held_out: Stills, path: Path, log: Log,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Tokenizer:  # fmt: skip
+    """Trains, or goes on from the checkpoint at `path`. on_step: told after every step."""
     torch.manual_seed(recipe.seed)
-    model = Tokenizer(sizes)
-    background = torch.from_numpy(np.median(frames[:400], axis=0).astype(np.float32)) / 127.5 - 1.0
+    model = Tokenizer(sizes).to(memory_format=torch.channels_last)
+    background = torch.from_numpy(np.median(stills.frames[:400], axis=0).astype(np.float32)) / 127.5 - 1.0
     with torch.no_grad():
         model.decoder.background.copy_(background.permute(2, 0, 1).unsqueeze(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01, foreach=True)
     average = optim.Average(model, 0.995)
     start = 0
     if path.exists():
-        state = optim.load(path)
+        state = checkpoint.load(path)
         if state["sizes"] == sizes.to_json():
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             average.values, average.count, start = state["average"], state["step"], state["step"]
-    rng = np.random.default_rng([recipe.seed, start])
-    latents = to_latent(labels.copy())
-    picks = batches(len(frames), recipe.batch, rng)
+    latents = to_latent(stills.labels.copy())
     model.train()
     for step in range(start, recipe.iterations):
-        pick = next(picks)
-        table, latent = torch.from_numpy(labels[pick]), torch.from_numpy(latents[pick])
-        image = augmented(frames[pick], rng)
-        loss = encoder_loss(model, image, table, latent, recipe.heat)
+        rng = np.random.Generator(np.random.Philox(key=[recipe.seed, step]))
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        pick = rng.integers(0, len(stills), recipe.batch)
+        table, latent = torch.from_numpy(stills.labels[pick]), torch.from_numpy(latents[pick])
+        image = augmented(stills.frames[pick], rng)
+        loss = encoder_loss(model, image, table, latent, cameras(stills.views[pick]), recipe.heat, recipe.half)
         if step % recipe.decoder_every == 0:
-            loss = loss + decoder_loss(model, image, table, latent)
+            ours = shows_arm(table)
+            loss = loss + decoder_loss(model, image[ours], table[ours], latent[ours])
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * optim.schedule(step, recipe.iterations)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         average.update(model)
+        on_step(step + 1)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.iterations:
-            optim.save(
+            checkpoint.save(
                 path, recipe=asdict(recipe), sizes=sizes.to_json(), step=step + 1, model=model.state_dict(),
                 optimizer=optimizer.state_dict(), average=average.values,
             )  # fmt: skip
-            tested = Tokenizer(sizes)
-            tested.load_state_dict(average.values)
-            figures = {name: round(value, 4) for name, value in errors(tested, *held_out).items()}
-            log(
-                json.dumps(
-                    {
-                        "step": step + 1,
-                        "loss": round(loss.item(), 4),
-                        "cpu_s": round(time.process_time()),
-                        **figures,
-                    }
-                )
-            )
+            figures = {name: round(value, 4) for name, value in errors(load(path), held_out).items()}
+            spent = round(time.process_time())
+            log({"step": step + 1, "cpu_s": spent, "loss": round(loss.item(), 4), **figures})
     model.load_state_dict(average.values)
     return model.eval()
 
 
 def load(path: Path) -> Tokenizer:
     """The averaged weights of a checkpoint."""
-    state = optim.load(path)
+    state = checkpoint.load(path)
     model = Tokenizer(Sizes.from_json(state["sizes"]))
     model.load_state_dict(state["average"])
     return model.eval()

@@ -1,55 +1,28 @@
-"""Stage 2: the trunk, on latents. Flow matching of future frames and actions with times of their own.
+"""How the world action model learns: flow matching of future frames and actions with times of their own.
 
 What decides success here was measured (the recipe keeps each as a number): a grounding loss that names the
 object, windows of standing still thinned out, the history frame hidden often, finished videos shown to the
 action stream. One pass from pure noise is how the model is used, so t = 0 has a share of its own.
 """
 
-import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from dzedge.export import optim
+from dzedge.export.episodes import LABELLED, VIDEO
 from dzedge.export.model.latent import SCALE, used
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.wam import Wam
-from dzedge.export.windows import LABELLED, PLAY, VIDEO, Batch, Windows
+from dzedge.export.model.wam import Given, Wam
+from dzedge.export.recipe import PolicyRecipe
+from dzedge.export.windows import Batch, Windows
 
-
-@dataclass(frozen=True, slots=True)
-class WamRecipe:
-    """labelled, play, video: rows of each kind in a batch; start_share: of rows at t = 0; clean_share: of acting
-    rows that see the true video; coupled_share: of acting rows with one time for both; history_hidden,
-    language_hidden: shares of rows; prefix_share: of acting rows with 1..max_prefix committed actions."""
-
-    iterations: int = 12000
-    labelled: int = 44
-    play: int = 20
-    video: int = 64
-    rate: float = 2e-3
-    matrix_rate: float = 4e-3
-    average: float = 0.998
-    start_share: float = 0.35
-    clean_share: float = 0.45
-    coupled_share: float = 0.25
-    clean_noise: float = 0.15
-    history_hidden: float = 0.35
-    language_hidden: float = 0.08
-    max_prefix: int = 3
-    prefix_share: float = 0.4
-    grounding: float = 0.3
-    action_weight: float = 1.0
-    cube_weight: float = 0.3
-    save_every: int = 500
-    seed: int = 0
+FLASH_BETA = 7.0
+"""DreamZero-Flash: the noise in the video of one-pass sampling is drawn from Beta(7, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +32,8 @@ class Draw:
     t_video: Tensor
     t_action: Tensor
     clean: Tensor
+    blur: Tensor
+    given: Tensor
     noise_video: Tensor
     noise_action: Tensor
     prefix_mask: Tensor
@@ -66,36 +41,50 @@ class Draw:
     words: Tensor
 
 
-def draw(recipe: WamRecipe, batch: Batch, acting: int, rng: torch.Generator) -> Draw:
+def draw(recipe: PolicyRecipe, batch: Batch, acting: int, rng: torch.Generator) -> Draw:
     """The first `acting` rows have actions."""
     count = len(batch.latent)
+    device = batch.latent.device
 
     def uniform(n: int) -> Tensor:
         return torch.rand(n, generator=rng)
 
     t_video = uniform(count) ** 1.5
     t_video[uniform(count) < recipe.start_share] = 0.0
-    clean = uniform(count) < recipe.clean_share
+    clean = uniform(count) < (0.0 if recipe.auxiliary else recipe.clean_share)
     clean[acting:] = False
+    flash = (uniform(count) < recipe.flash_share) & ~clean
+    flash[acting:] = False
+    t_video = torch.where(flash, 1.0 - uniform(count) ** (1.0 / FLASH_BETA), t_video)
+    if recipe.auxiliary:
+        t_video[:acting] = 0.0
     t_video[clean] = 1.0
     t_action = uniform(acting)
-    coupled = (uniform(acting) < recipe.coupled_share / (1.0 - recipe.clean_share)) & ~clean[:acting]
+    coupled = (uniform(acting) < recipe.coupled_share / (1.0 - recipe.clean_share)) & ~clean[:acting] & ~flash[:acting]
     t_action = torch.where(coupled, t_video[:acting], t_action)
     t_action[uniform(acting) < recipe.start_share] = 0.0
-    depth = (
-        torch.randint(1, recipe.max_prefix + 1, (acting,), generator=rng) if recipe.max_prefix else torch.zeros(acting)
-    )
-    depth = torch.where(uniform(acting) < recipe.prefix_share, depth, torch.zeros_like(depth))
-    horizon = batch.action.shape[1]
-    history = batch.has_history * (uniform(count) >= recipe.history_hidden).float()
-    words = batch.words * (uniform(count) >= recipe.language_hidden).long().unsqueeze(1)
-    return Draw(
+    history = batch.has_history.cpu() * (uniform(count) >= recipe.history_hidden).float()
+    words = (uniform(count) >= recipe.language_hidden).long().unsqueeze(1)
+    drawn = Draw(
         t_video=t_video, t_action=t_action, clean=clean,
+        blur=clean.float() * recipe.clean_noise * uniform(count),
+        given=(uniform(count) < recipe.given_share).float() * (torch.arange(count) < acting).float(),
         noise_video=torch.randn(batch.video.shape, generator=rng),
         noise_action=torch.randn(acting, *batch.action.shape[1:], generator=rng),
-        prefix_mask=(torch.arange(horizon) < depth.unsqueeze(1)).float(),
+        prefix_mask=committed(recipe, acting, batch.action.shape[1], rng),
         valid=torch.stack([torch.ones(count), history], dim=1), words=words,
     )  # fmt: skip
+    moved = {name: getattr(drawn, name).to(device) for name in Draw.__slots__}
+    return Draw(**{**moved, "words": batch.words * moved["words"]})
+
+
+def committed(recipe: PolicyRecipe, acting: int, horizon: int, rng: torch.Generator) -> Tensor:
+    """Which actions of each row are committed to already: none, or the first 1..max_prefix. Shape (acting, H)."""
+    if recipe.max_prefix == 0:
+        return torch.zeros(acting, horizon)
+    depth = torch.randint(1, recipe.max_prefix + 1, (acting,), generator=rng)
+    depth = torch.where(torch.rand(acting, generator=rng) < recipe.prefix_share, depth, torch.zeros_like(depth))
+    return (torch.arange(horizon) < depth.unsqueeze(1)).float()
 
 
 def mixed(clean: Tensor, noise: Tensor, at: Tensor) -> Tensor:
@@ -109,63 +98,82 @@ def moments_of(window: int) -> Tensor:
     return -torch.arange(window).float()
 
 
-def losses(model: Wam, recipe: WamRecipe, batch: Batch, chance: Draw, weight: Tensor) -> dict[str, Tensor]:
-    """The three terms. weight: Shape (K, C), of latent channels in the video term."""
+class WamLearner:
+    """The world action model in training."""
+
+    def build(self, sizes: Sizes, moments: Moments) -> nn.Module:
+        return Wam(sizes)
+
+    def batch(self, windows: Windows, pick: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        return windows.batch(pick)
+
+    def losses(
+        self, model: nn.Module, recipe: PolicyRecipe, batch: Batch, acting: int, chance: torch.Generator
+    ) -> dict[str, Tensor]:
+        assert isinstance(model, Wam)
+        return losses(model, recipe, batch, draw(recipe, batch, acting, chance))
+
+    def figures(self, model: nn.Module, windows: Windows) -> dict[str, float]:
+        assert isinstance(model, Wam)
+        return figures(model, windows)
+
+
+def importance_of(sizes: Sizes, cube_weight: float) -> Tensor:
+    """Weights of latent channels in the video term, of mean 1. Shape (K, C)."""
+    weight = torch.from_numpy(used(sizes.channels).astype(np.float32))
+    weight[1:] *= cube_weight
+    return weight * (weight.numel() / weight.sum())
+
+
+def losses(model: Wam, recipe: PolicyRecipe, batch: Batch, chance: Draw) -> dict[str, Tensor]:
+    """The three terms, weighted."""
     acting = len(chance.t_action)
     text = model.text(chance.words)
     window = model.window(torch.stack([batch.latent, batch.before], dim=1))
     noisy = mixed(batch.video, chance.noise_video, chance.t_video)
     # A finished imagination is never exactly right, so the true one shown to the action stream is blurred a little.
-    blur = chance.clean.float() * recipe.clean_noise
-    noisy = noisy + blur.reshape(-1, 1, 1, 1) * chance.noise_video * torch.rand(len(noisy), 1, 1, 1)
-    slot_pos = moments_of(model.sizes.window).expand(len(noisy), -1)
-    clean, rows, logits = model.video(noisy, batch.latent, window, slot_pos, chance.valid, text, chance.t_video)
+    noisy = noisy + chance.blur.reshape(-1, 1, 1, 1) * chance.noise_video
+    slot_pos = moments_of(model.sizes.window).to(noisy.device).expand(len(noisy), -1)
+    given = (batch.action, chance.given) if model.sizes.given else None
+    clean, rows, logits = model.video(
+        noisy, batch.latent, window, slot_pos, chance.valid, text, chance.t_video, batch.body, given
+    )
     shown = (~chance.clean).float()
     importance = shown / (1.0 - chance.t_video).clamp(min=0.3)
+    weight = importance_of(model.sizes, recipe.cube_weight).to(noisy.device)
     error = ((clean - batch.video) ** 2 * weight).mean((2, 3)) * batch.frame_mask
     video = (error.sum(1) * importance).sum() / (batch.frame_mask.sum(1) * shown).sum().clamp(min=1.0)
-    named = torch.where(chance.words.sum(1) > 0, batch.colour, -1)
-    ground = fn.cross_entropy(logits, named, ignore_index=-1)
-    prefix_mask = chance.prefix_mask.unsqueeze(-1)
-    noisy_action = mixed(batch.action[:acting], chance.noise_action, chance.t_action)
     rows = (rows[0][:acting], rows[1][:acting])
-    chunk = model.action(
-        noisy_action,
-        batch.action[:acting] * prefix_mask,
-        chance.prefix_mask,
-        batch.state[:acting],
-        rows,
-        chance.t_action,
-    )
-    counted = batch.action_mask[:acting] * (1.0 - chance.prefix_mask)
+    prefix = batch.action[:acting] * chance.prefix_mask.unsqueeze(-1)
+    noisy_action = mixed(batch.action[:acting], chance.noise_action, chance.t_action)
+    chunk = model.action(noisy_action, prefix, chance.prefix_mask, batch.state[:acting], rows, chance.t_action)
+    return {
+        "video": video,
+        "action": recipe.action_weight * action_loss(chunk, batch, chance.prefix_mask, chance.t_action),
+        "ground": recipe.grounding * grounding_loss(logits, chance.words, batch.colour),
+    }
+
+
+def grounding_loss(logits: Tensor, words: Tensor, colour: Tensor) -> Tensor:
+    """Cross-entropy of the thing that is named, over rows that name one. logits: Shape (B, K); colour: Shape (B,)."""
+    named = torch.where(words.sum(1) > 0, colour, -1)
+    return fn.cross_entropy(logits, named, ignore_index=-1, reduction="sum") / (named >= 0).sum().clamp(min=1)
+
+
+def action_loss(chunk: Tensor, batch: Batch, prefix_mask: Tensor, time: Tensor) -> Tensor:
+    """Squared error of predicted clean actions that are neither committed nor unknown, later times weighted more.
+    chunk: Shape (acting, H, J); prefix_mask: (acting, H); time: (acting,)."""
+    acting = len(chunk)
+    counted = batch.action_mask[:acting] * (1.0 - prefix_mask)
     miss = ((chunk - batch.action[:acting]) ** 2).mean(2) * counted
-    importance = 1.0 / (1.0 - chance.t_action).clamp(min=0.3)
-    action = (miss.sum(1) * importance).sum() / counted.sum().clamp(min=1.0)
-    return {"video": video, "action": action, "ground": ground}
+    importance = 1.0 / (1.0 - time).clamp(min=0.3)
+    return (miss.sum(1) * importance).sum() / counted.sum().clamp(min=1.0)
 
 
-class Sampler:
-    """Shuffled windows with a fixed number of each kind in a batch, acting rows first."""
-
-    def __init__(self, windows: Windows, recipe: WamRecipe, seed: int) -> None:
-        self._windows = windows
-        self._rng = np.random.default_rng([seed, 2])
-        self._counts = {LABELLED: recipe.labelled, PLAY: recipe.play, VIDEO: recipe.video}
-        self._queues = {kind: np.zeros(0, dtype=np.int64) for kind in self._counts}
-        self.acting = recipe.labelled + recipe.play
-
-    def next(self) -> Batch:
-        picks = []
-        for kind, count in self._counts.items():
-            if len(self._queues[kind]) < count:
-                self._queues[kind] = self._rng.permutation(self._windows.by_kind[kind])
-            picks.append(self._queues[kind][:count])
-            self._queues[kind] = self._queues[kind][count:]
-        return self._windows.batch(np.concatenate(picks))
-
-
-def imagine(model: Wam, batch: Batch, noise: Tensor, steps: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Video-first sampling of the residuals, then the rows of the finished video."""
+def imagine(
+    model: Wam, batch: Batch, noise: Tensor, steps: int, given: Given | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Video-first sampling of the residuals, then the rows of the finished video. given: actions to follow."""
     text = model.text(batch.words)
     window = model.window(torch.stack([batch.latent, batch.before], dim=1))
     slot_pos = moments_of(model.sizes.window).expand(len(noise), -1)
@@ -173,9 +181,10 @@ def imagine(model: Wam, batch: Batch, noise: Tensor, steps: int) -> tuple[Tensor
     video = noise
     for step in range(steps):
         at = torch.full((len(noise),), step / steps)
-        clean, _, _ = model.video(video, batch.latent, window, slot_pos, valid, text, at)
+        clean, _, _ = model.video(video, batch.latent, window, slot_pos, valid, text, at, batch.body, given)
         video = video + (clean - video) / (steps - step)
-    _, rows, _ = model.video(video, batch.latent, window, slot_pos, valid, text, torch.ones(len(noise)))
+    ones = torch.ones(len(noise))
+    _, rows, _ = model.video(video, batch.latent, window, slot_pos, valid, text, ones, batch.body)
     return video, rows
 
 
@@ -194,7 +203,7 @@ def decide_together(model: Wam, batch: Batch, video: Tensor, action: Tensor, ste
     nothing = torch.zeros(action.shape[:2])
     for step in range(steps):
         at = torch.full((len(video),), step / steps)
-        clean, rows, _ = model.video(video, batch.latent, window, slot_pos, valid, text, at)
+        clean, rows, _ = model.video(video, batch.latent, window, slot_pos, valid, text, at, batch.body)
         chunk = model.action(action, torch.zeros_like(action), nothing, batch.state, rows, at)
         video = video + (clean - video) / (steps - step)
         action = action + (chunk - action) / (steps - step)
@@ -229,68 +238,11 @@ def figures(model: Wam, windows: Windows, count: int = 256) -> dict[str, float]:
             found["act_r2"] = explained(act(model, batch, rows, noise), batch.action, mask)
             _, true_rows = imagine(model, batch, batch.video, 0)
             found["idm_r2"] = explained(act(model, batch, true_rows, noise), batch.action, mask)
+            if model.sizes.given:
+                told = (batch.action, torch.ones(len(batch.action)))
+                video, _ = imagine(model, batch, torch.randn(batch.video.shape, generator=rng), 1, told)
+                gap = ((video - batch.video) * scale)[last][:, -1, 0, :3].norm(dim=-1)
+                found["given_tip_mm"] = round(gap.mean().item() * SCALE * 1e3, 1)
     return found
 
 
-def fit(
-    recipe: WamRecipe,
-    sizes: Sizes,
-    windows: Windows,
-    held_out: Windows,
-    path: Path,
-    log: Callable[[str], None],
-) -> Wam:
-    """Trains, or goes on from the checkpoint at `path`."""
-    torch.manual_seed(recipe.seed)
-    model = Wam(sizes)
-    optimizer = optim.Muon(model, recipe.rate, recipe.matrix_rate)
-    average = optim.Average(model, recipe.average)
-    start = 0
-    if path.exists():
-        state = optim.load(path)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, average.count, start = state["average"], state["step"], state["step"]
-    sampler = Sampler(windows, recipe, recipe.seed + start)
-    chance = torch.Generator().manual_seed(recipe.seed * 1_000_003 + start)
-    weight = torch.from_numpy(used(sizes.channels).astype(np.float32))
-    weight[1:] *= recipe.cube_weight
-    weight *= weight.numel() / weight.sum()
-    running: dict[str, float] = {}
-    for step in range(start, recipe.iterations):
-        batch = sampler.next()
-        terms = losses(model, recipe, batch, draw(recipe, batch, sampler.acting, chance), weight)
-        total = terms["video"] + recipe.action_weight * terms["action"] + recipe.grounding * terms["ground"]
-        total.backward()
-        optimizer.step(optim.schedule(step, recipe.iterations))
-        average.update(model)
-        for name, term in terms.items():
-            running[name] = running.get(name, term.item()) * 0.98 + term.item() * 0.02
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.iterations:
-            store(path, recipe, sizes, windows.moments, step + 1, model, optimizer, average)
-            tested, _ = load(path)
-            measured = {
-                **{name: round(value, 4) for name, value in running.items()},
-                **figures(tested, held_out),
-            }
-            log(json.dumps({"step": step + 1, "cpu_s": round(time.process_time()), **measured}))
-    return load(path)[0]
-
-
-def store(
-    path: Path, recipe: WamRecipe, sizes: Sizes, moments: Moments, step: int, model: Wam,
-    optimizer: optim.Muon, average: optim.Average,
-) -> None:  # fmt: skip
-    """One checkpoint: weights, their average, optimizer, statistics."""
-    optim.save(
-        path, recipe=asdict(recipe), sizes=sizes.to_json(), moments=moments.to_json(), step=step,
-        model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values,
-    )  # fmt: skip
-
-
-def load(path: Path) -> tuple[Wam, Moments]:
-    """The averaged weights of a checkpoint, and the statistics that belong to them."""
-    state = optim.load(path)
-    model = Wam(Sizes.from_json(state["sizes"]))
-    model.load_state_dict(state["average"])
-    return model.eval(), Moments.from_json(state["moments"])

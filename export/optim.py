@@ -1,8 +1,7 @@
-"""What both training stages share: Muon, a schedule by iterations, weight averages, resumable checkpoints."""
+"""What both training stages share: Muon, a schedule by iterations, weight averages."""
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class Muon:
         self.rate, self.matrix_rate, self.decay = rate, matrix_rate, decay
         shapes = sorted({tuple(p.shape) for p in matrices})
         self.groups = [[p for p in matrices if tuple(p.shape) == shape] for shape in shapes]
-        self.momenta = [torch.zeros(len(group), *group[0].shape) for group in self.groups]
+        self.momenta = [group[0].new_zeros(len(group), *group[0].shape) for group in self.groups]
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
@@ -90,20 +89,6 @@ def schedule(step: int, total: int, warm_up: int = 100, decay_share: float = 0.4
     up = min(1.0, (step + 1) / warm_up)
     left = (total - step) / max(1.0, decay_share * total)
     return min(up, max(0.02, min(1.0, left)))
-
-
-def save(path: Path, **state: Any) -> None:
-    """Writes a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    torch.save(state, half)
-    half.replace(path)
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint: tensors and plain values only, never code."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
 
 
 def count(parameters: Iterable[Tensor]) -> int:

@@ -3,19 +3,18 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dzedge import __version__, bundle
-from dzedge.export import onnx, parity
+from dzedge.export import families, onnx, parity
 from dzedge.export.fit_tokenizer import Tokenizer
-from dzedge.export.model.graphs import graphs
 from dzedge.export.model.latent import latent_mean, latent_std
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import TOKEN_NAMES, Sizes
 from dzedge.export.model.text import VOCABULARY
-from dzedge.export.model.wam import Wam
 from dzedge.hardware.sim.scene import JOINTS
 from dzedge.minisign import SecretKey
 
@@ -26,13 +25,25 @@ EXECUTE = 4
 ROBOT = "so101-sim"
 
 
+SLOW_NS = 400_000_000
+"""How long a dual-system VLA keeps what its slow system saw: as old as it was trained for."""
+SAMPLERS = {
+    "wam": ("video_first(1,1)", "video_first(2,1)", "video_first(4,1)", "video_first(4,4)", "joint(4)", "flash(1)"),
+    "flow_vla": ("euler(4)", "euler(10)", "euler(1)"), "dual_vla": ("euler(4)", "euler(10)", "euler(1)"),
+    "token_vla": ("greedy", "sample(1.0)"),
+}  # fmt: skip
+"""What each family is asked with; the default first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a bundle says about itself. samplers: the default first; max_prefix: committed actions trained for."""
+    """What a bundle says about itself. samplers: the default first, empty for the family's own; max_prefix: committed
+    actions trained for."""
 
     model_id: str
     version: int
-    samplers: tuple[str, ...] = ("video_first(1,1)", "video_first(4,4)", "joint(4)", "flash(1)")
+    family: str = "wam"
+    samplers: tuple[str, ...] = ()
     max_prefix: int = 0
 
 
@@ -40,24 +51,36 @@ def section(
     sizes: Sizes, moments: Moments, release: Release, variants: dict[str, list[bundle.Variant]]
 ) -> bundle.Section:
     """The manifest's `dzedge` section."""
+    family = release.family
+    imagines = family == "wam"
+    rows = {"layers": sizes.layers, "heads": sizes.heads, "head_dim": sizes.head_width}
+    window = bundle.Window(slots=sizes.window, **rows) if imagines else bundle.Window(**rows)
     return bundle.Section(
-        family="wam", model_id=release.model_id, version=release.version, min_runtime=__version__, robot=ROBOT,
+        family=family, model_id=release.model_id, version=release.version, min_runtime=__version__, robot=ROBOT,
         joints=JOINTS, opset={"ai.onnx": onnx.OPSET},
         image=bundle.Image(height=sizes.image_height, width=sizes.image_width),
         horizon=sizes.horizon, dt_ns=DT_NS, execute=EXECUTE, max_prefix=release.max_prefix,
         video=bundle.Video(
-            frames=sizes.frames, frame_dt_ns=FRAME_DT_NS, history_ns=HISTORY_NS, tokens=sizes.tokens,
-            channels=sizes.channels, token_names=TOKEN_NAMES,
+            frames=sizes.frames if imagines else 0, frame_dt_ns=FRAME_DT_NS, history_ns=HISTORY_NS,
+            tokens=sizes.tokens, channels=sizes.channels, token_names=TOKEN_NAMES,
         ),
-        window=bundle.Window(slots=sizes.window, layers=sizes.layers, heads=sizes.heads, head_dim=sizes.head_width),
+        window=None if family == "dual_vla" else window, slow_ns=SLOW_NS if family == "dual_vla" else None,
         language=bundle.Language(words=sizes.words, vocabulary=dict(VOCABULARY)),
-        statistics=bundle.Statistics(
-            action_std=_matrix(moments.action_std), state_mean=_vector(moments.state_mean),
-            state_std=_vector(moments.state_std), residual_std=tuple(_matrix(m) for m in moments.residual_std),
-            latent_mean=_matrix(latent_mean(sizes.channels)), latent_std=_matrix(latent_std(sizes.channels)),
-        ),
-        samplers=release.samplers,
+        statistics=_statistics(sizes, moments, family),
+        samplers=release.samplers or SAMPLERS[family],
         graphs={name: bundle.Graph(variants=tuple(files)) for name, files in variants.items()},
+    )  # fmt: skip
+
+
+def _statistics(sizes: Sizes, moments: Moments, family: str) -> bundle.Statistics:
+    bins = family == "token_vla"
+    return bundle.Statistics(
+        action_std=_matrix(moments.action_std), state_mean=_vector(moments.state_mean),
+        state_std=_vector(moments.state_std),
+        latent_mean=_matrix(latent_mean(sizes.channels)), latent_std=_matrix(latent_std(sizes.channels)),
+        residual_std=tuple(_matrix(m) for m in moments.residual_std) if family == "wam" else None,
+        action_low=_matrix(moments.action_low * moments.action_std) if bins else None,
+        action_high=_matrix(moments.action_high * moments.action_std) if bins else None,
     )  # fmt: skip
 
 
@@ -71,7 +94,7 @@ def _matrix(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
 
 def package(
     folder: Path,
-    wam: Wam,
+    model: Any,
     tokenizer: Tokenizer,
     moments: Moments,
     release: Release,
@@ -83,13 +106,15 @@ def package(
 ) -> list[parity.Parity]:
     """Writes and signs the bundle in `folder`, after parity of every float graph. Returns what parity measured.
 
+    model: of any family (`families.load`).
+
     files: float graphs already exported (else exported here); quantized: further variants whose files lie in the
     folder of `files`; card: a README.md that travels in the bundle.
     """
     staging = folder.with_suffix(".staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    cut = graphs(wam, tokenizer.encoder, tokenizer.decoder)
+    cut = families.cut(model, tokenizer)
     exported = files or onnx.export_all(cut, staging)
     found = parity.check(cut, exported)
     variants = {}
@@ -102,7 +127,7 @@ def package(
                 shutil.copyfile(source, staging / variant.file)
     if card:
         (staging / "README.md").write_text(card)
-    bundle.pack(staging, section(wam.sizes, moments, release, variants), secret, created, folder.stem)
+    bundle.pack(staging, section(model.sizes, moments, release, variants), secret, created, folder.stem)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return found

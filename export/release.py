@@ -1,4 +1,4 @@
-"""Checkpoints -> signed bundle: `python -m dzedge.export.release --out bundles/wam-nano.dzp --version 2`.
+"""A checkpoint -> a signed bundle: `dzedge export checkpoints/wam-0.safetensors --out bundles/wam-nano.dzp`.
 
 Exports every graph, checks parity, calibrates and quantizes on real trajectories, measures what int8 costs in
 radians and millimetres, packs and signs. What was measured travels in the bundle's README.md.
@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torch
 
+from dzedge.bundle import Variant
 from dzedge.errors import UsageError
-from dzedge.export import fit_tokenizer, fit_wam, optim, quantize
-from dzedge.export.model.graphs import graphs
+from dzedge.export import families, fit_tokenizer, optim, quantize
+from dzedge.export.model.moments import Moments
+from dzedge.export.model.wam import Wam
 from dzedge.export.onnx import export_all
 from dzedge.export.package import Release, package
 from dzedge.export.sampler import Graphs, cases_of
+from dzedge.export.train import TOKENIZER, parts
 from dzedge.minisign import SecretKey
 
 log = logging.getLogger("dzedge.export.release")
@@ -36,81 +39,93 @@ class QuantizationError(UsageError):
 
 
 def release(
-    checkpoints: Path, shard: Path, out: Path, key: Path, version: int, created: str, max_prefix: int, notes: str = ""
+    policy: Path, root: Path, out: Path, key: Path, version: int, created: str, notes: str = "", int8: bool = True
 ) -> dict[str, object]:
-    """Builds the bundle `out` from checkpoints/tokenizer.pt and dit.pt. shard: held-out episodes. Returns the report.
+    """Builds the bundle `out` from a policy's checkpoint and the tokenizer beside it. root: a held-out dataset; int8:
+    whether a world action model gets quantized graphs too. Returns the report.
 
     Raises ParityError or QuantizationError: then nothing is written.
     """
-    tokenizer = fit_tokenizer.load(checkpoints / "tokenizer.pt")
-    wam, moments = fit_wam.load(checkpoints / "dit.pt")
+    tokenizer = fit_tokenizer.load(policy.parent / TOKENIZER)
+    family, model, moments, recipe = families.load(policy)
     secret = SecretKey.decode(key.read_text(), str(key))
-    cut = graphs(wam, tokenizer.encoder, tokenizer.decoder)
+    report: dict[str, object] = {
+        "family": family, "recipe": recipe,
+        "parameters": {
+            "trunk": optim.count(model.parameters()), "encoder": optim.count(tokenizer.encoder.parameters()),
+            "decoder": optim.count(tokenizer.decoder.parameters()),
+        },
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        files = export_all(cut, Path(folder))
-        reference = Graphs(files, wam.sizes, moments)
-        words = wam.sizes.words
-        feeds = quantize.record(reference, cases_of(shard, CALIBRATION_CASES, words, seed=1))
-        variants = quantize.quantize_all(files, feeds)
-        cases = cases_of(shard, TEST_CASES, words, seed=2)
-        board = Graphs(quantize.with_variant(files, "s8s8"), wam.sizes, moments, qdq_off=True)
-        narrow = Graphs(quantize.with_variant(files, "u8s8"), wam.sizes, moments)
-        losses = {
-            "s8s8": quantize.loss(reference, board, cases, moments),
-            "u8s8": quantize.loss(reference, narrow, cases, moments),
-        }
-        for name, measured in losses.items():
-            if not measured.action_share <= WORST_ACTION_SHARE:
-                raise QuantizationError(
-                    f"{name}: actions differ by {measured.action_share:.1%} of their size, allowed 0..8 %: "
-                    "calibrate on more cases or leave more in float"
-                )
-        report: dict[str, object] = {
-            "parameters": {
-                "trunk": optim.count(wam.parameters()),
-                "encoder": optim.count(tokenizer.encoder.parameters()),
-                "decoder": optim.count(tokenizer.decoder.parameters()),
-            },
-            "int8_against_fp32": {name: asdict(measured) for name, measured in losses.items()},
-            "bytes": {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())},
-        }
+        files = export_all(families.cut(model, tokenizer), Path(folder))
+        variants = _quantized(files, model, moments, root, report) if int8 and family == "wam" else None
+        report["bytes"] = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
+        about = Release(out.stem, version, family, max_prefix=recipe["max_prefix"])
         found = package(
-            out, wam, tokenizer, moments, Release(out.stem, version, max_prefix=max_prefix), secret, created,
-            variants, files, card(report, notes),
-        )  # fmt: skip
+            out, model, tokenizer, moments, about, secret, created, variants, files, card(family, report, notes)
+        )
     report["parity"] = {f"{p.graph}.{p.output}": p.difference for p in found}
     return report
 
 
-def card(report: dict[str, object], notes: str) -> str:
+def _quantized(
+    files: dict[str, Path], model: Wam, moments: Moments, root: Path, report: dict[str, object]
+) -> dict[str, list[Variant]]:
+    """Quantized files beside the float ones, and into the report what they cost. Raises QuantizationError."""
+    reference, words = Graphs(files, model.sizes, moments), model.sizes.words
+    feeds = quantize.record(reference, cases_of(root, CALIBRATION_CASES, words, seed=1))
+    variants = quantize.quantize_all(files, feeds)
+    cases = cases_of(root, TEST_CASES, words, seed=2)
+    board = Graphs(quantize.with_variant(files, "s8s8"), model.sizes, moments, qdq_off=True)
+    narrow = Graphs(quantize.with_variant(files, "u8s8"), model.sizes, moments)
+    both = {"s8s8": board, "u8s8": narrow}
+    losses = {name: quantize.loss(reference, graphs, cases, moments) for name, graphs in both.items()}
+    for name, measured in losses.items():
+        if not measured.action_share <= WORST_ACTION_SHARE:
+            raise QuantizationError(
+                f"{name}: actions differ by {measured.action_share:.1%} of their size, allowed 0..8 %: "
+                "calibrate on more cases or leave more in float"
+            )
+    report["int8_against_fp32"] = {name: asdict(measured) for name, measured in losses.items()}
+    return variants
+
+
+KINDS = {
+    "wam": ("World Action Model", "video first, then the actions that make it so"),
+    "flow_vla": ("VLA in the manner of pi0.5", "what is seen and said, then actions by flow matching"),
+    "token_vla": ("VLA in the manner of RT-2", "what is seen and said, then actions as words of 256 bins"),
+    "dual_vla": ("VLA in the manner of GR00T N1", "slow features of what is seen and said, then a fast action head"),
+}
+
+
+def card(family: str, report: dict[str, object], notes: str) -> str:
     """What the bundle says about itself in words."""
+    kind, how = KINDS[family]
     return (
-        "# A small World Action Model for the simulated SO-101\n\n"
+        f"# A small {kind} for the simulated SO-101\n\n"
         "Sim-supervised frame tokenizer (it learned positions from the simulator's labels; at run time it sees\n"
-        "pixels only) and a flow-matching trunk: video first, then the actions that make it so. Trained on one\n"
+        f"pixels only) and a trunk: {how}. Trained on one\n"
         f"CPU core. {notes}\n\n```json\n{json.dumps(report, indent=1)}\n```\n"
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, default=Path("bundles/wam-nano.dzp"))
+    parser = argparse.ArgumentParser(prog="dzedge export", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="of a policy; its tokenizer lies beside it")
+    parser.add_argument("--out", type=Path, required=True, help="the bundle, e.g. bundles/wam-nano.dzp")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="datasets; the last one calibrates")
     parser.add_argument("--key", type=Path, default=Path(__file__).with_name("test.key"))
     parser.add_argument("--version", type=int, required=True, help="grows with every release")
     parser.add_argument("--created", default=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    parser.add_argument("--max-prefix", type=int, default=3)
+    parser.add_argument("--no-int8", action="store_true", help="float32 graphs alone")
     parser.add_argument("--notes", default="")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    shards = sorted(options.data.glob("shard*.npz"))
-    if not shards:
-        raise UsageError(f"{options.data}: no shards to calibrate on; make them with dzedge.export.data")
+    held_out = parts(options.data, marker=False)[-1]
     report = release(
-        options.checkpoints, shards[-1], options.out, options.key, options.version, options.created,
-        options.max_prefix, options.notes,
+        options.checkpoint, held_out, options.out, options.key, options.version, options.created, options.notes,
+        not options.no_int8,
     )  # fmt: skip
     log.info("%s", json.dumps(report, indent=1))
 

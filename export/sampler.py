@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dzedge.export import parity
+from dzedge.export.data import CAMERA, shrink
+from dzedge.export.dataset import Dataset
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.text import words_of
@@ -91,20 +93,21 @@ class Graphs:
         return Answer(latent[0], video[0], (action + velocity)[0].astype(np.float64) * moments.action_std)
 
 
-def cases_of(path: Path, count: int, words_length: int, seed: int = 0) -> list[Case]:
-    """Decisions from a shard's labelled episodes, the history frame 0.2 s before."""
+def cases_of(root: Path, count: int, words_length: int, seed: int = 0) -> list[Case]:
+    """Decisions from a dataset's episodes that have a task and actions, the history frame 0.2 s before."""
     rng = np.random.default_rng([seed, 3])
-    with np.load(path) as shard:
-        images, joints, offsets = shard["images"], shard["joints"], shard["offsets"]
-        chosen = rng.choice(np.flatnonzero(shard["kind"] == "labelled"), count)
-        instructions = [str(text) for text in shard["instruction"]]
+    data = Dataset(root)
+    offsets, joints = data.offsets, data.column("observation.state")
+    acts = data.column("acts").reshape(-1) if "acts" in data.features else np.ones(len(joints), bool)
+    able = [i for i in range(data.episodes) if data.tasks[i] and acts[offsets[i]] and offsets[i + 1] - offsets[i] > 3]
     cases = []
-    for episode in chosen:
-        step = int(rng.integers(offsets[episode] + 2, offsets[episode + 1]))
+    for episode in sorted(rng.choice(able, count)):
+        step = int(rng.integers(2, offsets[episode + 1] - offsets[episode]))
+        frames = data.frames(CAMERA, episode)
         now, before = (
-            np.ascontiguousarray(images[i].transpose(2, 0, 1)[None], dtype=np.float32) / 127.5 - 1.0
+            np.ascontiguousarray(shrink(frames[i]).transpose(2, 0, 1)[None], dtype=np.float32) / 127.5 - 1.0
             for i in (step, step - 2)
         )
-        words = np.array([words_of(instructions[episode], words_length)], dtype=np.int64)
-        cases.append(Case(now, before, words, joints[step].astype(np.float64)))
+        words = np.array([words_of(data.tasks[episode], words_length)], dtype=np.int64)
+        cases.append(Case(now, before, words, joints[offsets[episode] + step].astype(np.float64)))
     return cases

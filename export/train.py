@@ -1,129 +1,150 @@
-"""Training: `python -m dzedge.export.train tokenizer|dit|all --data data --out checkpoints`.
+"""Training: `dzedge train CONFIG.toml --data data --out checkpoints`.
 
-Shards come from `python -m dzedge.export.data`. Every stage resumes from its own checkpoint; the latents of all
-frames are kept beside it, under the digest of the tokenizer that made them.
+Data come from `python -m dzedge.export.data`, or are any LeRobotDataset v3 of the robot. The tokenizer is trained
+once and serves every policy; each policy resumes from its own checkpoint. Beside a checkpoint lie its log
+(`.jsonl`) and its curves (`.png`). Several processes share the work under torch's launcher:
+
+    torchrun --nproc-per-node 2 -m dzedge.export.train export/recipes/wam.toml
 """
 
 import argparse
 import dataclasses
-import hashlib
+import json
 import logging
-import sys
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import distributed as dist
 
 from dzedge.errors import UsageError
-from dzedge.export import fit_tokenizer, fit_wam
-from dzedge.export.fit_tokenizer import TokenizerRecipe
-from dzedge.export.fit_wam import WamRecipe
-from dzedge.export.model.sizes import Sizes
+from dzedge.export import curves, episodes, families, fit_policy, fit_tokenizer, inverse
+from dzedge.export.episodes import VIDEO, Episodes
+from dzedge.export.recipe import PolicyRecipe, Recipe, read_recipe
 from dzedge.export.stills import load_or_generate
-from dzedge.export.windows import Episodes, Windows, labelled_frames, read_episodes
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dzedge.export.windows import Windows
 
 log = logging.getLogger("dzedge.export.train")
 
-RECIPE = Path(__file__).with_name("recipe_cpu.toml")
 TRAIN_STILLS, TEST_STILLS = 1, 2
 """Seeds of the stills."""
-SHARD_STRIDE = 3
+TOKENIZER = "tokenizer.safetensors"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recipe:
-    """A whole training, as a TOML file says it."""
+class Journal:
+    """A training's log lines, its curves, and a bar on a terminal."""
 
-    sizes: Sizes
-    tokenizer: TokenizerRecipe
-    dit: WamRecipe
-    stills: int
+    def __init__(self, checkpoint: Path, total: int) -> None:
+        self._lines = checkpoint.with_suffix(".jsonl")
+        self._picture = checkpoint.with_suffix(".png")
+        self._quiet = int(os.environ.get("RANK", "0")) > 0
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn(checkpoint.stem), BarColumn(), TextColumn("{task.completed} of {task.total}"),
+            TimeRemainingColumn(), console=console, disable=self._quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(checkpoint.stem, total=total)
+        self._bar.start()
 
+    def step(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
 
-def _part(kind: Callable[..., Any], table: dict[str, Any], name: str) -> Any:
-    try:
-        return kind(**table)
-    except TypeError as error:
-        raise UsageError(f"recipe: table [{name}]: {error}; remove or rename that key") from error
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of figures; also redraws the curves."""
+        with self._lines.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        log.info("%s", json.dumps(line))
+        curves.draw(self._lines, self._picture)
 
-
-def read_recipe(path: Path = RECIPE) -> Recipe:
-    """Strictly: an unknown key is refused. Raises UsageError."""
-    table = tomllib.loads(path.read_text())
-    unknown = set(table) - {"sizes", "tokenizer", "dit", "stills"}
-    if unknown:
-        raise UsageError(f"recipe {path}: unknown key {sorted(unknown)[0]!r}; remove it")
-    return Recipe(
-        _part(Sizes, table.get("sizes", {}), "sizes"),
-        _part(TokenizerRecipe, table.get("tokenizer", {}), "tokenizer"),
-        _part(WamRecipe, table.get("dit", {}), "dit"),
-        int(table.get("stills", 24000)),
-    )
+    def close(self) -> None:
+        self._bar.stop()
 
 
-def train_tokenizer(recipe: Recipe, data: Path, out: Path) -> None:
-    """Stage 1 into out/tokenizer.pt: on stills, and on every third frame of the shards that there are."""
-    frames, labels = load_or_generate(data / "stills.npz", recipe.stills, TRAIN_STILLS)
-    for path in sorted(data.glob("shard*.npz"))[:-1]:
-        more, more_labels = labelled_frames(path, SHARD_STRIDE)
-        frames, labels = np.concatenate([frames, more]), np.concatenate([labels, more_labels])
+def train_tokenizer(recipe: Recipe, data: Path, path: Path) -> None:
+    """Stage 1, on stills."""
+    stills = load_or_generate(data / "stills.npz", recipe.tokenizer.stills, TRAIN_STILLS)
     held_out = load_or_generate(data / "stills_val.npz", 1000, TEST_STILLS)
-    fit_tokenizer.fit(recipe.tokenizer, recipe.sizes, frames, labels, held_out, out / "tokenizer.pt", log.info)
+    journal = Journal(path, recipe.tokenizer.iterations)
+    try:
+        fit_tokenizer.fit(recipe.tokenizer, recipe.sizes, stills, held_out, path, journal.write, journal.step)
+    finally:
+        journal.close()
 
 
-def episodes_of(recipe: Recipe, paths: list[Path], out: Path) -> Episodes:
-    """Encoded episodes, from the cache where this tokenizer has encoded these shards before."""
-    checkpoint = out / "tokenizer.pt"
-    if not checkpoint.exists():
-        raise UsageError(f"{checkpoint}: no tokenizer; train it first with `train tokenizer`")
-    digest = hashlib.sha256(checkpoint.read_bytes())
-    for path in paths:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-    kept = out / f"episodes-{digest.hexdigest()[:16]}.npz"
-    if not kept.exists():
-        log.info("encoding %d shards", len(paths))
-        episodes = read_episodes(paths, fit_tokenizer.load(checkpoint).encoder, recipe.sizes)
-        np.savez(kept, **{name: getattr(episodes, name) for name in Episodes.__slots__})
-    with np.load(kept) as arrays:
-        return Episodes(**{name: arrays[name] for name in Episodes.__slots__})
+def parts(data: Path, marker: bool) -> list[Path]:
+    """The datasets of a folder, or the folder itself where it is one; the last one of our robot is held out.
+
+    Raises UsageError where there are fewer than two.
+    """
+    if (data / "meta").is_dir():
+        return [data, data]
+    found = sorted(path for path in data.iterdir() if (path / "meta").is_dir()) if data.is_dir() else []
+    hands = [path for path in found if path.name.startswith("marker")] if marker else []
+    robots = [path for path in found if not path.name.startswith("marker")]
+    if len(robots) < 2:
+        raise UsageError(f"{data}: {len(robots)} datasets, at least 2 needed; make them with dzedge.export.data")
+    return hands + robots
 
 
-def train_dit(recipe: Recipe, data: Path, out: Path) -> None:
-    """Stage 2 into out/dit.pt. The last shard is held out."""
-    paths = sorted(data.glob("shard*.npz"))
-    if len(paths) < 2:
-        raise UsageError(f"{data}: {len(paths)} shards, at least 2 needed; make them with dzedge.export.data")
-    checkpoint = out / "dit.pt"
-    moments = fit_wam.load(checkpoint)[1] if checkpoint.exists() else None
-    windows = Windows(episodes_of(recipe, paths[:-1], out), recipe.sizes, moments)
-    held_out = Windows(episodes_of(recipe, paths[-1:], out), recipe.sizes, windows.moments)
+def share_of_videos(data: Episodes, share: float) -> Episodes:
+    """Only that share of the arm's videos without actions, evenly spread."""
+    if share >= 1.0:
+        return data
+    video = (data.kind == VIDEO) & (data.body == 0)
+    order = np.cumsum(np.append(True, data.start[1:] != data.start[:-1]))
+    ranked = np.searchsorted(np.unique(order[video]), order)
+    kept = np.floor((ranked + 1) * share) > np.floor(ranked * share)
+    return data.taken(~video | kept)
+
+
+def train_policy(recipe: Recipe, data: Path, path: Path) -> None:
+    """Stage 2, on latents."""
+    tokenizer = path.parent / TOKENIZER
+    encoder = fit_tokenizer.load(tokenizer).encoder
+    paths = parts(data, recipe.policy.marker)
+    read = [episodes.cached(root, tokenizer, encoder, recipe.sizes, log.info) for root in paths]
+    training = share_of_videos(Episodes.joined(read[:-1]), recipe.policy.video_share)
+    if recipe.policy.pseudo_labels:
+        training = inverse.labelled(training, recipe.policy.seed, log.info)
+    windows = Windows(training, recipe.sizes)
+    held_out = Windows(read[-1], recipe.sizes, windows.moments)
     log.info("windows: labelled %d, play %d, video %d", *map(len, windows.by_kind))
-    fit_wam.fit(recipe.dit, recipe.sizes, windows, held_out, checkpoint, log.info)
+    journal = Journal(path, recipe.policy.iterations)
+    learner = families.LEARNERS[recipe.policy.family]()
+    try:
+        fit_policy.fit(learner, recipe.policy, recipe.sizes, windows, held_out, path, journal.write, journal.step)
+    finally:
+        journal.close()
+
+
+def seeded(policy: PolicyRecipe, seed: int | None) -> PolicyRecipe:
+    """The recipe with another seed, where one is given."""
+    return policy if seed is None else dataclasses.replace(policy, seed=seed)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("tokenizer", "dit", "all"))
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser = argparse.ArgumentParser(prog="dzedge train", description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, help="a recipe, e.g. export/recipes/wam.toml")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="datasets, or a folder of datasets")
     parser.add_argument("--out", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--threads", type=int, default=1, help="more than one is slower on a machine with other work")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    recipe = read_recipe(options.recipe)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    recipe = read_recipe(options.config)
+    recipe = dataclasses.replace(recipe, policy=seeded(recipe.policy, options.seed))
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.stage in ("tokenizer", "all"):
-        train_tokenizer(recipe, options.data, options.out)
-    if options.stage in ("dit", "all"):
-        train_dit(recipe, options.data, options.out)
+    if not (options.out / TOKENIZER).exists():
+        train_tokenizer(recipe, options.data, options.out / TOKENIZER)
+    name = f"{options.config.stem}-{recipe.policy.seed}.safetensors"
+    train_policy(recipe, options.data, options.out / name)
 
 
 if __name__ == "__main__":

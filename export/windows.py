@@ -1,92 +1,28 @@
 """Episodes as training windows: latents of what the camera saw, commands relative to the measured joints."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dzedge.export.episodes import LABELLED, PLAY, VIDEO, Episodes
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import colour_of, words_of
-from dzedge.export.model.tokenizer import FrameEncoder
 
+STEP_S = 0.1
 FRAME_STRIDE = 2
-"""Steps of 0.1 s between imagined frames, and back to the history frame."""
+"""Seconds between steps; steps between imagined frames, and back to the history frame."""
 
-LABELLED, PLAY, VIDEO = 0, 1, 2
-KINDS = ("labelled", "play", "video")
 IDLE, IDLE_KEPT = 0.15, 0.1
 """A window whose actions stay below this share of their spread is idle; that share of the idle ones is kept:
 a policy that sees half of its life standing still learns to stand still."""
+OUTERMOST = (0.001, 0.999)
+"""Quantiles of the actions that bins of a token policy span."""
 LEAST_SPREAD = 0.02
 LEAST_RESIDUAL = 0.15
 """Floors of the statistics [rad] and [latent units]: what hardly moves is not blown up to unit noise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Episodes:
-    """All steps of all episodes. latents: Shape (N, K, C); joints, commands: Shape (N, J), [rad]; noised: Shape (N,);
-    start, end: of its episode, for each step; kind, words, colour: of its episode, for each step."""
-
-    latents: NDArray[np.float32]
-    joints: NDArray[np.float32]
-    commands: NDArray[np.float32]
-    noised: NDArray[np.bool_]
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    kind: NDArray[np.int64]
-    words: NDArray[np.int64]
-    colour: NDArray[np.int64]
-    verb: NDArray[np.str_]
-    points: NDArray[np.float32]
-
-
-def encode(encoder: FrameEncoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Latents of frames. images: Shape (N, h, w, 3), uint8 -> Shape (N, K, C)."""
-    out = []
-    with torch.no_grad():
-        for start in range(0, len(images), 128):
-            image = torch.from_numpy(images[start : start + 128]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-            out.append(encoder(image).numpy())
-    return np.concatenate(out)
-
-
-def labelled_frames(path: Path, stride: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Every stride-th frame of a shard and what its tokens should say, for the tokenizer.
-
-    Returns Shape (N, h, w, 3), uint8, and Shape (N, K, C), [m].
-    """
-    with np.load(path) as shard:
-        points, gripper, cubes = (shard[name][::stride] for name in ("points", "gripper", "cubes"))
-        table = np.zeros((len(points), 1 + cubes.shape[1], points.shape[1] + 1), dtype=np.float32)
-        table[:, 0, :-1], table[:, 0, -1] = points, gripper
-        table[:, 1:, : cubes.shape[2]] = cubes
-        return shard["images"][::stride], table
-
-
-def read_episodes(paths: list[Path], encoder: FrameEncoder, sizes: Sizes) -> Episodes:
-    """Reads and encodes shards as `data.py` writes them."""
-    parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in Episodes.__slots__}
-    base = 0
-    for path in paths:
-        with np.load(path) as shard:
-            offsets = shard["offsets"]
-            lengths = np.diff(offsets)
-            instruction = [str(text) for text in shard["instruction"]]
-            parts["latents"].append(encode(encoder, shard["images"]))
-            for name in ("joints", "commands", "noised", "points"):
-                parts[name].append(shard[name])
-            parts["start"].append(np.repeat(offsets[:-1] + base, lengths))
-            parts["end"].append(np.repeat(offsets[1:] + base, lengths))
-            parts["kind"].append(np.repeat([KINDS.index(str(kind)) for kind in shard["kind"]], lengths))
-            parts["words"].append(np.repeat([words_of(text, sizes.words) for text in instruction], lengths, axis=0))
-            parts["colour"].append(np.repeat([colour_of(text) for text in instruction], lengths))
-            parts["verb"].append(np.repeat(shard["verb"], lengths))
-            base += int(offsets[-1])
-    return Episodes(**{name: np.concatenate(values) for name, values in parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +41,15 @@ class Batch:
     state: Tensor
     words: Tensor
     colour: Tensor
+    body: Tensor
+    slow: Tensor
+    slow_before: Tensor
+    slow_history: Tensor
+    slow_age: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Windows:
@@ -134,7 +79,7 @@ class Windows:
     def _clean_steps(self, last: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many steps from each on nothing disturbs: labels beyond would answer what is not shown."""
         steps = np.arange(len(last))
-        marks = np.where(self.episodes.noised, steps, len(last) + 100)
+        marks = np.where(self.episodes.disturbed, steps, len(last) + 100)
         following = np.minimum.accumulate(marks[::-1])[::-1]
         return np.where(following <= last, following - steps, self.sizes.horizon)
 
@@ -144,16 +89,23 @@ class Windows:
         steps = np.flatnonzero(usable)
         ahead = np.minimum(steps[:, None] + self._ahead, episodes.end[steps, None] - 1)
         residual = episodes.latents[ahead] - episodes.latents[steps, None]
+        spread = np.maximum(np.sqrt((relative.astype(np.float64) ** 2).mean(axis=0)), LEAST_SPREAD)
+        low, high = np.quantile(relative, OUTERMOST, axis=0) / spread
         return Moments(
-            action_std=np.maximum(np.sqrt((relative.astype(np.float64) ** 2).mean(axis=0)), LEAST_SPREAD),
+            action_std=spread,
             state_mean=joints.mean(axis=0),
             state_std=np.maximum(joints.std(axis=0), 0.05),
             residual_std=np.maximum(np.sqrt((residual.astype(np.float64) ** 2).mean(axis=0)), LEAST_RESIDUAL),
-        )
+            action_low=np.minimum(low - 0.05, -0.5), action_high=np.maximum(high + 0.05, 0.5),
+        )  # fmt: skip
 
-    def batch(self, pick: NDArray[np.int64]) -> Batch:
-        """Windows that start at these steps."""
+    def batch(self, pick: NDArray[np.int64], slow_steps: NDArray[np.int64] | None = None) -> Batch:
+        """Windows that start at these steps. slow_steps: Shape (B,), how many steps before them a slow system last
+        looked; none: just now."""
         episodes, moments = self.episodes, self.moments
+        ago = np.zeros_like(pick) if slow_steps is None else np.minimum(slow_steps, pick - episodes.start[pick])
+        looked = pick - ago
+        earlier = np.maximum(looked - FRAME_STRIDE, episodes.start[pick])
         last = episodes.end[pick] - 1
         clean = self._clean[pick]
         frames = np.minimum(pick[:, None] + self._ahead, last[:, None])
@@ -176,4 +128,9 @@ class Windows:
             state=as_tensor(state.astype(np.float32)),
             words=as_tensor(episodes.words[pick]),
             colour=as_tensor(episodes.colour[pick]),
+            body=as_tensor(episodes.body[pick]),
+            slow=as_tensor(episodes.latents[looked]),
+            slow_before=as_tensor(episodes.latents[earlier]),
+            slow_history=as_tensor((earlier == looked - FRAME_STRIDE).astype(np.float32)),
+            slow_age=as_tensor((ago * STEP_S).astype(np.float32)),
         )

@@ -1,13 +1,14 @@
-"""The model cut into graphs: what the runtime calls, batch 1, with the boundary's names and shapes."""
+"""The world action model cut into graphs: what the runtime calls, batch 1, with the boundary's names and shapes."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dzedge.export.model.blocks import velocity
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.tokenizer import FrameDecoder, FrameEncoder
-from dzedge.export.model.wam import Wam, velocity
+from dzedge.export.model.wam import Wam
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class VideoGraph(nn.Module):
         slot_pos: Tensor, valid: Tensor, text: Tensor, t_video: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         window = (key.unsqueeze(0), value.unsqueeze(0))
-        clean, rows, _ = self.stream(video, latent, window, slot_pos, valid, text, t_video)
+        body = torch.zeros(1, dtype=torch.int64)  # a bundle is for one robot: ours
+        clean, rows, _ = self.stream(video, latent, window, slot_pos, valid, text, t_video, body)
         return velocity(clean, video, t_video), rows[0].squeeze(0), rows[1].squeeze(0)
 
 

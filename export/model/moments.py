@@ -10,13 +10,16 @@ from dzedge.export.model.sizes import Sizes
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Statistics of the training set. action_std: Shape (H, J); state_mean, state_std: Shape (J,), [rad];
-    residual_std: Shape (F, K, C), latent units."""
+    """Statistics of the training set. action_std: Shape (H, J), [rad]; action_low, action_high: Shape (H, J), 0.1 and
+    99.9 % quantiles in units of action_std; state_mean, state_std: Shape (J,), [rad]; residual_std: Shape (F, K, C),
+    latent units."""
 
     action_std: NDArray[np.float64]
     state_mean: NDArray[np.float64]
     state_std: NDArray[np.float64]
     residual_std: NDArray[np.float64]
+    action_low: NDArray[np.float64]
+    action_high: NDArray[np.float64]
 
     @classmethod
     def neutral(cls, sizes: Sizes) -> "Moments":
@@ -24,6 +27,7 @@ class Moments:
         return cls(
             np.full((sizes.horizon, sizes.joints), 0.02), np.zeros(sizes.joints), np.ones(sizes.joints),
             np.full((sizes.frames, sizes.tokens, sizes.channels), 0.1),
+            np.full((sizes.horizon, sizes.joints), -4.0), np.full((sizes.horizon, sizes.joints), 4.0),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, object]:

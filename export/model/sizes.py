@@ -17,7 +17,8 @@ class Sizes:
     """Everything that decides a tensor's shape.
 
     frames F, tokens K, channels C, horizon H, joints J, window S, layers L, heads A, width d, words W;
-    patch: actions in one action token; encoder_width: channels of the tokenizer's first convolution.
+    patch: actions in one action token; given: whether the video stream can be told actions to follow;
+    encoder_width: channels of the tokenizer's first convolution.
     """
 
     frames: int = 4
@@ -31,6 +32,7 @@ class Sizes:
     width: int = 96
     words: int = 8
     patch: int = 4
+    given: bool = False
     image_height: int = 72
     image_width: int = 96
     encoder_width: int = 24

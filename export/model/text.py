@@ -9,7 +9,7 @@ from dzedge.errors import PolicyError
 from dzedge.export.model.sizes import TOKEN_NAMES
 
 WORDS = (
-    "reach", "press", "push", "circle", "wave", "zigzag", "eight",
+    "reach", "press", "push", "pass", "circle", "wave", "zigzag", "eight", "swing",
     "left", "right", "over", "the", "cube", *TOKEN_NAMES[1:],
 )  # fmt: skip
 VOCABULARY = {word: index for index, word in enumerate(WORDS, start=1)}

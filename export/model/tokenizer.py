@@ -74,7 +74,10 @@ class FrameEncoder(nn.Module):
 
     def read(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latent (B, K, C); presence logits (B, K - 1); log heat (B, maps, cells)."""
-        features = self.features(image)
+        return self.locate(self.features(image))
+
+    def locate(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from features, Shape (B, w, h / 2, w / 2)."""
         heat = self.heat(features).flatten(2)
         peak = heat.softmax(-1)
         where = peak @ self.cells

@@ -1,7 +1,7 @@
 """The simulated RGB-D camera: one ray a pixel, Lambert light, no OpenGL.
 
 `mj_multiRay` finds geometry and normal along each ray. Table and base never move, so their rays are cast
-once; a frame casts only the rays inside the projected boxes of what can move, which changes no pixel: a ray
+once a scene; a frame casts only the rays inside the projected boxes of what can move, which changes no pixel: a ray
 outside all boxes cannot meet the moving geometry.
 """
 
@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from dzedge.hardware.sim.scene import HIDDEN
 from dzedge.hardware.sim.world import World
 
 WIDTH, HEIGHT, RATE_HZ = 160, 120, 15
@@ -26,14 +27,30 @@ _TABLE_X, _TABLE_Y = (-0.16, 0.44), 0.42
 NOISE = 2.0
 """Sensor noise of the training data: standard deviation [8-bit counts]."""
 _NOISE_TILES = 8
+_SHOWN = np.array([group != HIDDEN for group in range(mujoco.mjNGROUP)], dtype=np.uint8)
 
 
 def pose() -> NDArray[np.float64]:
-    """Camera to world rotation. Shape (3, 3): columns right, down, forward."""
+    """Camera to world rotation where nothing has moved it. Shape (3, 3): columns right, down, forward."""
     forward = (AIM - EYE) / np.linalg.norm(AIM - EYE)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(forward, right), forward], axis=1)
+
+
+def placed(view: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the camera of a scene stands, Shape (3,), [m], and its rotation to the world, Shape (3, 3).
+
+    view: Shape (6,), see `scene.Layout`. Its turn is small, so the order of the three axes does not matter much; it is
+    one rotation about their sum (Rodrigues).
+    """
+    angle = float(np.linalg.norm(view[3:]))
+    if angle == 0.0:
+        return EYE + view[:3], pose()
+    x, y, z = view[3:] / angle
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    turn = np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * cross @ cross
+    return EYE + view[:3], turn @ pose()
 
 
 class Camera:
@@ -51,21 +68,19 @@ class Camera:
         across, down = (u + 0.5 - WIDTH / 2) / FOCAL, (v + 0.5 - HEIGHT / 2) / FOCAL
         pixels = np.stack([across, down, np.ones_like(u)], axis=-1)
         length = np.sqrt((pixels**2).sum(axis=-1)).reshape(-1)
-        self._rotation = pose()
-        self._rays = np.ascontiguousarray(pixels.reshape(-1, 3) / length[:, None] @ self._rotation.T)
+        self._directions = pixels.reshape(-1, 3) / length[:, None]
         self._cosine = 1.0 / length
         n = WIDTH * HEIGHT
         self._ids = np.empty(n, dtype=np.int32)
         self._distance = np.empty(n)
         self._normal = np.empty((n, 3))
-        self._moving = np.flatnonzero(model.body_weldid[model.geom_bodyid] != 0)
-        self._background = self._cast_static()
+        self._moving = np.flatnonzero((model.body_weldid[model.geom_bodyid] != 0) & (model.geom_group != HIDDEN))
         self._lit_layout: object = None
 
-    def _cast(self, rays: NDArray[np.float64], groups: NDArray[np.uint8] | None) -> int:
+    def _cast(self, rays: NDArray[np.float64]) -> int:
         n = len(rays)
         mujoco.mj_multiRay(
-            self._world.model, self._data, EYE, rays.reshape(-1), groups, True, -1,
+            self._world.model, self._data, self._eye, rays.reshape(-1), _SHOWN, True, -1,
             self._ids[:n], self._distance[:n], self._normal.reshape(-1)[: 3 * n], n, DEPTH_FAR_M,
         )  # fmt: skip
         return n
@@ -74,8 +89,8 @@ class Camera:
         """Rays against what never moves: the moving geometry is lifted out of the way by its group."""
         model = self._world.model
         kept = model.geom_group[self._moving].copy()
-        model.geom_group[self._moving] = 5
-        self._cast(self._rays, np.array([1, 1, 1, 1, 1, 0], dtype=np.uint8))
+        model.geom_group[self._moving] = HIDDEN
+        self._cast(self._rays)
         model.geom_group[self._moving] = kept
         return self._ids.copy(), self._distance.copy(), self._normal.copy()
 
@@ -86,7 +101,7 @@ class Camera:
         corners = box[:, :1] + box[:, 1:] * _CORNERS
         axes = data.geom_xmat[self._moving].reshape(-1, 3, 3)
         placed = corners @ axes.transpose(0, 2, 1) + data.geom_xpos[self._moving][:, None]
-        seen = (placed - EYE) @ self._rotation
+        seen = (placed - self._eye) @ self._rotation
         image = FOCAL * seen[..., :2] / seen[..., 2:] + (WIDTH / 2, HEIGHT / 2)
         low = np.clip(np.floor(image.min(axis=1)) - 1, 0, (WIDTH, HEIGHT)).astype(int)
         high = np.clip(np.ceil(image.max(axis=1)) + 1, 0, (WIDTH, HEIGHT)).astype(int)
@@ -106,15 +121,18 @@ class Camera:
         layout = self._world.layout
         colour = self._palette[ids]
         beyond = np.flatnonzero(ids <= 0)
-        hit = EYE[:2] + rays[beyond, :2] * distance[beyond, None]
+        hit = self._eye[:2] + rays[beyond, :2] * distance[beyond, None]
         off = (hit[:, 0] < _TABLE_X[0]) | (hit[:, 0] > _TABLE_X[1]) | (np.abs(hit[:, 1]) > _TABLE_Y)
         colour[beyond[off]] = self._palette[-1]
         light = layout.ambient + layout.diffuse * np.maximum(normal @ layout.light, 0.0)
         return colour * light.astype(np.float32)[:, None]
 
     def _relight(self) -> None:
-        """A new scene has another light: paint the background again."""
+        """A new scene has another light, and the camera stands elsewhere: paint the background again."""
         world = self._world
+        self._eye, self._rotation = placed(world.layout.view)
+        self._rays = np.ascontiguousarray(self._directions @ self._rotation.T)
+        self._background = self._cast_static()
         colours = np.concatenate([world.model.geom_rgba[:, :3], _FLOOR[None]])
         self._palette = (255.0 * colours * world.layout.tint).astype(np.float32)
         self._painted = self._shade(self._rays, *self._background)
@@ -136,7 +154,7 @@ class Camera:
             self._relight()
         touched = self._touched()
         rays = self._rays[touched]
-        n = self._cast(rays, None)
+        n = self._cast(rays)
         image = self._painted + self._noise[number % _NOISE_TILES]
         shaded = self._shade(rays, self._ids[:n], self._distance[:n], self._normal[:n])
         image[touched] += shaded - self._painted[touched]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dzedge.hardware.sim.kinematics import points, solve
 from dzedge.hardware.sim.scene import CUBE, LOWER, UPPER
-from dzedge.hardware.sim.task import HOVER, MOTIONS, PERIODS, Task, motion, side
+from dzedge.hardware.sim.task import HOVER, MOTIONS, PASS_RADIUS, PERIODS, Task, motion, side
 
 Vector = NDArray[np.float64]
 
@@ -26,7 +26,9 @@ PUSH_BEHIND, PUSH_STROKE, PUSH_LOW, PUSH_RISE, PUSH_SPEED = 0.064, 0.128, 0.020,
 """A push starts that far behind the cube's centre and strokes that far [m], rising all the while: its height
 says how far the stroke has come, so that no memory is needed to end it."""
 REST_HEIGHT = 0.12
-"""Where the tip ends after a push [m]."""
+"""Where the tip ends after a push or a pass [m]."""
+PASS_HEIGHT, PASS_SPEED = 0.034, 0.16
+"""Height of the tip beside a cube that it passes [m], and its speed there [m/s]."""
 
 
 def follow(
@@ -52,10 +54,12 @@ def track(command: Vector, place: Vector) -> Vector:
 
 
 class Expert:
-    """The teacher of one task. command: Shape (6,), [rad], the arm's start."""
+    """The teacher of one task. command: Shape (6,), [rad], the arm's start; turn: +1 or -1, which way round a motion
+    goes, and on which side a cube is passed: far from the base, or between cube and base."""
 
-    def __init__(self, task: Task, command: Vector) -> None:
+    def __init__(self, task: Task, command: Vector, turn: int = 1) -> None:
         self.task = task
+        self.turn = turn
         self.idle = 0
         """Steps since there was nothing left to do."""
         self._before = command.copy()
@@ -73,6 +77,8 @@ class Expert:
             self._start = cube.copy()
         if self.task.verb in MOTIONS:
             target = self._move_over(command, cube)
+        elif self.task.verb == "pass":
+            target = self._pass_by(command, self._start)
         elif side(self.task.verb) != 0.0:
             target = self._push(command, self._start)
         else:
@@ -83,7 +89,7 @@ class Expert:
         return target
 
     def _finished(self, command: Vector) -> bool:
-        return side(self.task.verb) == 0.0 or self._stage == 3
+        return (side(self.task.verb) == 0.0 and self.task.verb != "pass") or self._stage == 3
 
     def _follow(self, command: Vector, place: Vector) -> Vector:
         momentum = command - self._before  # a disturbance gives more than the expert would want to keep
@@ -124,6 +130,28 @@ class Expert:
             return track(command, np.array([x, behind[1] + s * gone, height]))
         return self._follow(command, np.array([behind[0], behind[1] + s * (PUSH_STROKE - 0.01), REST_HEIGHT]))
 
+    def _pass_by(self, command: Vector, start: Vector) -> Vector:
+        """Down on the cube's right, round it on the side of `turn`, up on its left. start: Shape (3,), [m]."""
+        tip = points(command)[0]
+        right = np.array([start[0], start[1] - PASS_RADIUS, 0.085])
+        if self._stage == 0 and np.abs(tip - right).max() < 0.02:
+            self._stage = 1
+        if self._stage == 1 and tip[2] < PASS_HEIGHT + 0.008:
+            self._stage = 2
+        angle = math.atan2(tip[0] - start[0], start[1] - tip[1]) * self.turn  # 0 on the right, pi on the left
+        if self._stage == 2 and (angle > math.pi - 0.12 or angle < -2.0):
+            self._stage = 3
+        if self._stage == 0:
+            far = math.hypot(tip[0] - right[0], tip[1] - right[1])
+            return self._follow(command, right + (0.0, 0.0, min(0.04, 0.4 * max(0.0, far - 0.05))))
+        if self._stage == 1:
+            return self._follow(command, np.array([right[0], right[1], PASS_HEIGHT]))
+        if self._stage == 2:
+            gone = min(max(angle, 0.0) + PASS_SPEED * STEP_S / PASS_RADIUS, math.pi)
+            x = start[0] + self.turn * PASS_RADIUS * math.sin(gone)
+            return track(command, np.array([x, start[1] - PASS_RADIUS * math.cos(gone), PASS_HEIGHT]))
+        return self._follow(command, np.array([start[0], start[1] + PASS_RADIUS, REST_HEIGHT]))
+
     def _move_over(self, command: Vector, cube: Vector) -> Vector:
         """A motion: to its starting point, then round and round, gathering speed over half a second."""
         centre = cube + (0.0, 0.0, HOVER)
@@ -133,7 +161,7 @@ class Expert:
                 return self._follow(command, place)
             self._stage = 1
         self._rate = min(1.0, self._rate + 0.25)
-        self._phase += self._rate * STEP_S / PERIODS[self.task.verb]
+        self._phase += self.turn * self._rate * STEP_S / PERIODS[self.task.verb]
         return track(command, centre + motion(self.task.verb, np.array([self._phase]))[0])
 
 

@@ -61,6 +61,7 @@ class SimulatedRobot:
         self.servos = [Servo(i, int(t), seed) for i, t in zip(ids, ticks, strict=True)]
         self.bus = ServoBus(self.servos, baud=baud, advance=self.step_to, seed=seed)
         self._commanded: list[tuple[bool, int, int, int] | None] = [None] * len(self.servos)
+        self._profiled: list[tuple[bool, int, int] | None] = [None] * len(self.servos)
         self._obey()
 
     # ---- time
@@ -89,8 +90,10 @@ class SimulatedRobot:
             torque, goal, speed, acceleration = told
             unit = abs(self._scale[joint])
             self.world.set_joint_goal(joint, (goal - self._zero[joint]) * self._scale[joint])
-            self.world.set_profile(joint, speed * unit, acceleration * unit)
-            self.world.set_torque(joint, torque)
+            if (torque, speed, acceleration) != self._profiled[joint]:  # seldom, where a goal is new each tick
+                self._profiled[joint] = torque, speed, acceleration
+                self.world.set_profile(joint, speed * unit, acceleration * unit)
+                self.world.set_torque(joint, torque)
 
     def _measure(self, elapsed: float) -> None:
         """Physics to registers."""

@@ -45,6 +45,10 @@ CUBE_ANGLE = 0.75
 CUBE_SPACING = 0.08
 """Least distance between two cubes' centres [m]."""
 
+VIEW_SHIFT, VIEW_TURN = 0.006, 0.007
+"""How far the camera may stand from its place, along each axis [m], and look aside, about each axis [rad]: as
+far as a camera on a desk stand wanders from day to day."""
+
 STIFFNESS, SERVO_DAMPING = 40.0, 1.6
 """Servo stiffness [N m/rad] and damping [N m s/rad]: with the armature about 35 rad/s and critically damped,
 so that a servo trails its goal by some 50 ms, as a loaded STS3215 does."""
@@ -54,8 +58,10 @@ GEAR_FRICTION, GEAR_DAMPING = 0.4, 1.5
 """What an unpowered servo's gear train resists with [N m], [N m s/rad]: it holds the arm at home, not
 stretched."""
 
+ARM_GROUP, HIDDEN = 1, 5
+"""Groups of geometry: the arm's; and what is not drawn."""
 _JOINT = 'armature="0.028" damping="0.5"'
-_ARM = 'contype="1" conaffinity="0" group="1"'
+_ARM = f'contype="1" conaffinity="0" group="{ARM_GROUP}"'
 _LIGHT, _DARK, _TIP = "0.90 0.90 0.92", "0.20 0.21 0.24", "1.0 0.45 0.0"
 
 
@@ -106,8 +112,9 @@ def _cube_body(index: int) -> str:
     </body>"""
 
 
-def mjcf(cubes: int = CUBES_PER_SCENE) -> str:
-    """The scene as MJCF. Cubes are numbered: which colour each has is the world's to say at its reset.
+def mjcf(cubes: int = CUBES_PER_SCENE, more: str = "") -> str:
+    """The scene as MJCF. Cubes are numbered: which colour each has is the world's to say at its reset. more: further
+    bodies.
 
     The arm does not collide with itself; servos are position actuators whose damping the implicit integrator
     takes in: an explicit one diverges at this stiffness.
@@ -129,7 +136,7 @@ def mjcf(cubes: int = CUBES_PER_SCENE) -> str:
     <geom name="base" type="box" size="0.055 0.045 0.0225" pos="-0.02 0 0.0225" rgba="{_DARK} 1" {_ARM}/>
     <geom name="pedestal" type="cylinder" size="0.036 0.010" pos="0 0 0.055" rgba="{_DARK} 1" {_ARM}/>
     {_arm_body()}
-    {"".join(_cube_body(i) for i in range(cubes))}
+    {"".join(_cube_body(i) for i in range(cubes))}{more}
   </worldbody>
   <actuator>{servos}</actuator>
 </mujoco>"""
@@ -141,7 +148,8 @@ class Layout:
 
     colours: index into COLOURS of each of the scene's cubes; places: Shape (cubes, 3), x, y [m] and yaw
     [rad]; light: Shape (3,), unit vector from the table to the light; ambient, diffuse: shares of brightness;
-    tint: Shape (3,), the camera's white balance.
+    tint: Shape (3,), the camera's white balance; view: Shape (6,), the camera's shift along the world's axes [m]
+    and its turn about them [rad].
     """
 
     colours: tuple[int, ...]
@@ -150,6 +158,7 @@ class Layout:
     ambient: float
     diffuse: float
     tint: NDArray[np.float64]
+    view: NDArray[np.float64]
 
 
 def draw_layout(seed: int, cubes: int = CUBES_PER_SCENE, tip: NDArray[np.float64] | None = None) -> Layout:
@@ -166,7 +175,9 @@ def draw_layout(seed: int, cubes: int = CUBES_PER_SCENE, tip: NDArray[np.float64
     light = np.array([np.sin(tilt) * np.cos(azimuth), np.sin(tilt) * np.sin(azimuth), np.cos(tilt)])
     diffuse = rng.uniform(0.50, 0.68)
     ambient = rng.uniform(0.36, 0.48)
-    return Layout(colours, places, light, ambient, diffuse, rng.uniform(0.96, 1.04, 3))
+    tint = rng.uniform(0.96, 1.04, 3)
+    view = rng.uniform(-1.0, 1.0, 6) * np.repeat((VIEW_SHIFT, VIEW_TURN), 3)
+    return Layout(colours, places, light, ambient, diffuse, tint, view)
 
 
 def _draw_places(

@@ -52,18 +52,21 @@ class Servo:
 
     def get(self, name: str) -> int:
         """A register's value, signed where it has a sign bit."""
-        register = STS3215[name]
-        raw = int.from_bytes(self.registers[register.address : register.address + register.size], "little")
-        return raw if register.sign_bit is None else codec.decode_signed(raw, register.sign_bit)
+        address, size, sign_bit = _PLACES[name]
+        raw = self.registers[address]
+        if size == 2:
+            raw |= self.registers[address + 1] << 8
+        return raw if sign_bit is None else codec.decode_signed(raw, sign_bit)
 
     def set(self, name: str, value: int) -> None:
         """Set a register, whatever the locks say; ValueError where the value does not fit."""
-        register = STS3215[name]
-        raw = value if register.sign_bit is None else codec.encode_signed(value, register.sign_bit)
-        if not 0 <= raw < 1 << 8 * register.size:
-            raise ValueError(f"{name} = {value} does not fit in {register.size} bytes of it")
-        end = register.address + register.size
-        self.registers[register.address : end] = raw.to_bytes(register.size, "little")
+        address, size, sign_bit = _PLACES[name]
+        raw = value if sign_bit is None else codec.encode_signed(value, sign_bit)
+        if not 0 <= raw < 1 << 8 * size:
+            raise ValueError(f"{name} = {value} does not fit in {size} bytes of it")
+        self.registers[address] = raw & 0xFF
+        if size == 2:
+            self.registers[address + 1] = raw >> 8
 
     @property
     def id(self) -> int:
@@ -175,6 +178,8 @@ class Servo:
             self.registers[40] = 0
 
 
+_PLACES = {name: (register.address, register.size, register.sign_bit) for name, register in STS3215.items()}
+"""Address, size (1 or 2 bytes, low byte first) and sign bit of each register: 130 are looked up each control tick."""
 _WRITABLE = frozenset(
     address
     for register in STS3215.values()

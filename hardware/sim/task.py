@@ -1,13 +1,14 @@
 """What the arm can be asked to do, in words, and who judges whether it was done.
 
-Labelled verbs come with actions in the training data. The motions (circle, wave, zigzag, eight) are seen
-there only as video without actions: a policy that follows them has imagined its way there. Seven of the 24
-labelled verb-colour pairs are never shown at all; they are the semantic split. Tolerances are fixed before
-any training.
+Labelled verbs come with actions in the training data. The motions (circle, wave, zigzag, eight, swing) are seen
+there only as video without actions: a policy that follows them has imagined its way there. Nine of the 30
+labelled verb-colour pairs are never shown at all; they are the semantic split. Motions go round either way, and a
+cube is passed on either side: both are right, their mean is not. Tolerances are fixed before any training.
 """
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,13 @@ from dzedge.hardware.sim.world import World
 
 Vector = NDArray[np.float64]
 
-VERBS = ("reach", "press", "push left", "push right")
-MOTIONS = ("circle", "wave", "zigzag", "eight")
+VERBS = ("reach", "press", "push left", "push right", "pass")
+MOTIONS = ("circle", "wave", "zigzag", "eight", "swing")
 HELD_OUT = frozenset(
     {
         ("press", "red"), ("press", "yellow"), ("press", "cyan"),
         ("push left", "blue"), ("push left", "magenta"), ("push right", "green"), ("push right", "magenta"),
+        ("pass", "green"), ("pass", "cyan"),
     }
 )  # fmt: skip
 """Verb-colour pairs without any training data: the semantic split."""
@@ -33,12 +35,20 @@ TIMEOUT_S = 12.0
 REACH_TOLERANCE = 0.03
 PRESS_RADIUS, PRESS_HEIGHT = 0.03, 0.02
 PUSH_RANGE, PUSH_LATERAL = (0.05, 0.14), 0.04
+PASS_RADIUS = 0.075
+"""Distance at which a cube is passed by [m]."""
+PASS_START, PASS_END, PASS_ASIDE, PASS_LOW = (0.04, 0.12), (0.045, 0.12), 0.05, 0.07
+PASS_TOUCH, PASS_CLEAR = 0.012, 0.03
+"""A pass begins and ends that far beside the cube, at most that far off its line, never higher, moves it no
+further, and comes no nearer to its middle: nearer is over it [m]."""
 HOLD_S = 0.8
 MOTION_WINDOW_S, MOTION_BOUND = 3.6, 0.5
 SAMPLE_S = 0.1
 
-PERIODS = {"circle": 2.4, "wave": 2.0, "zigzag": 3.6, "eight": 3.2}
+PERIODS = {"circle": 2.4, "wave": 2.0, "zigzag": 3.6, "eight": 3.2, "swing": 2.0}
 """Seconds one round of each motion takes."""
+TURNING = ("circle", "eight")
+"""Motions that backwards are another path; backwards is as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +108,16 @@ def side(verb: str) -> float:
 
 
 def lane_is_free(task: Task, cubes: Vector) -> bool:
-    """Whether a pushed cube has room: no other cube in its lane, and no place out of the arm's or camera's
+    """Whether a pushed or passed cube has room: no other cube in the way, and no place out of the arm's or camera's
     reach."""
+    x, y = cubes[task.cube, :2]
+    if task.verb == "pass":
+        gap = cubes[:, :2] - (x, y)
+        near = (gap[:, 0] ** 2 + gap[:, 1] ** 2 < (PASS_RADIUS + 0.055) ** 2) & (cubes[:, 3] > 0.0)
+        return bool(near.sum() == 1 and abs(y) < 0.17 and x > 0.16)
     s = side(task.verb)
     if s == 0.0:
         return True
-    x, y = cubes[task.cube, :2]
     for i, (u, v, _, present) in enumerate(cubes):
         if i != task.cube and present and abs(u - x) < 0.075 and -0.125 < s * (v - y) < 0.165:
             return False
@@ -120,6 +134,8 @@ def motion(verb: str, phase: Vector) -> Vector:
         parts = flat, 0.060 * np.sin(turn), 0.025 * np.cos(2.0 * turn)
     elif verb == "zigzag":
         parts = 0.050 * _triangle(phase), 0.035 * _triangle(3.0 * phase), flat
+    elif verb == "swing":
+        parts = 0.055 * np.sin(turn), flat, -0.022 * np.cos(2.0 * turn)
     else:
         parts = 0.032 * np.sin(2.0 * turn), 0.055 * np.sin(turn), flat
     return np.stack(parts, axis=-1)
@@ -131,18 +147,27 @@ def _triangle(phase: Vector) -> Vector:
 
 
 def motion_error(verb: str, path: Vector) -> float:
-    """How far a path is from a motion: RMS distance over the motion's own RMS, at the best phase and rate.
+    """How far a path is from a motion: RMS distance over the motion's own RMS, at the best phase, rate and direction.
 
     path: Shape (n, 3), [m], relative to the motion's centre, sampled every 0.1 s. Standing on the centre
     gives 1.
     """
-    times = SAMPLE_S * np.arange(len(path))
+    ideal, size = _ideals(verb, len(path))
+    square = ((ideal - path) ** 2).sum(axis=-1).mean(axis=-1)
+    return float(np.sqrt((square / size).min()))
+
+
+@lru_cache(maxsize=64)
+def _ideals(verb: str, count: int) -> tuple[Vector, Vector]:
+    """A motion at each phase, rate and direction, Shape (phases, rates, count, 3), and its mean square: a judge asks
+    for the same ones twice a second."""
+    times = SAMPLE_S * np.arange(count)
     rates = np.linspace(0.7, 1.3, 13) / PERIODS[verb]
+    if verb in TURNING:
+        rates = np.concatenate([rates, -rates])
     phases = np.arange(48) / 48.0
     ideal = motion(verb, phases[:, None, None] + rates[None, :, None] * times)
-    square = ((ideal - path) ** 2).sum(axis=-1).mean(axis=-1)
-    size = (ideal**2).sum(axis=-1).mean(axis=-1)
-    return float(np.sqrt((square / size).min()))
+    return ideal, (ideal**2).sum(axis=-1).mean(axis=-1)
 
 
 class Judge:
@@ -150,9 +175,9 @@ class Judge:
 
     Reach: tip within 0.03 m (3-D) of 0.04 m above the cube's top for 0.8 s on end. Press: tip
     within 0.03 m sideways of the top's centre and less than 0.02 m above it, mean over 0.8 s. Push: cube
-    displaced 0.05 to 0.14 m to that side, less than 0.04 m across, and at rest. Motion: the last 3.6 s of
-    the path over the cube match the named motion better than any other, with an error below half of standing
-    still.
+    displaced 0.05 to 0.14 m to that side, less than 0.04 m across, and at rest. Pass: from low on the cube's right to
+    low on its left, never over it, and it has not moved. Motion: the last 3.6 s of the path over the cube match the
+    named motion better than any other, with an error below half of standing still.
     """
 
     def __init__(self, task: Task) -> None:
@@ -195,6 +220,8 @@ class Judge:
         if self.task.verb == "press":
             sideways = np.sqrt(gap[:, 0] ** 2 + gap[:, 1] ** 2).mean()
             return bool(sideways < PRESS_RADIUS and (gap[:, 2] - CUBE / 2).mean() < PRESS_HEIGHT)
+        if self.task.verb == "pass":
+            return self._passed()
         return self._pushed()
 
     def _pushed(self) -> bool:
@@ -203,6 +230,19 @@ class Judge:
         far = PUSH_RANGE[0] < side(self.task.verb) * moved[1] < PUSH_RANGE[1]
         still = np.abs(self._cubes[-1] - self._cubes[-5]).max() < 0.003
         return bool(far and still and abs(moved[0]) < PUSH_LATERAL)
+
+    def _passed(self) -> bool:
+        assert self._place is not None
+        if np.abs(np.array(self._cubes)[:, :2] - self._place[:2]).max() > PASS_TOUCH:
+            return False
+        gap = np.array(self._tips) - self._place
+        low = np.array(self._tips)[:, 2] < PASS_LOW
+        beside = low & (np.abs(gap[:, 0]) < PASS_ASIDE)
+        if not (beside[-1] and PASS_END[0] < gap[-1, 1] < PASS_END[1]):
+            return False
+        begun = np.flatnonzero(beside & (gap[:, 1] < -PASS_START[0]) & (gap[:, 1] > -PASS_START[1]))
+        around = low & (np.hypot(gap[:, 0], gap[:, 1]) > PASS_CLEAR)
+        return len(begun) > 0 and bool(around[begun[-1] :].all())
 
     def _moves_as_told(self) -> bool:
         count = round(MOTION_WINDOW_S / SAMPLE_S)
@@ -214,7 +254,7 @@ class Judge:
         return best == self.task.verb and errors[best] < MOTION_BOUND
 
     def measure(self) -> float:
-        """One number to report: metres from the goal (reach, press), metres moved (push), error (motion)."""
+        """One number to report: metres from the goal (reach, press), metres moved (push, pass), error (motion)."""
         if not self._times or self._place is None:
             return float("nan")
         gap = self._tips[-1] - self._cubes[-1]
@@ -225,4 +265,6 @@ class Judge:
             count = min(len(self._tips), round(MOTION_WINDOW_S / SAMPLE_S))
             path = np.array(self._tips[-count:]) - np.array(self._cubes[-count:]) - (0.0, 0.0, HOVER)
             return motion_error(self.task.verb, path)
+        if self.task.verb == "pass":
+            return float(np.abs(self._cubes[-1] - self._place)[:2].max())
         return float(side(self.task.verb) * (self._cubes[-1] - self._place)[1])

@@ -41,13 +41,14 @@ HOME = kinematics.solve(np.array([0.19, 0.0, 0.17]))
 class World:
     """A table, cubes and an arm with six servos.
 
-    seed: which cubes lie where and how the light falls, see `scene.draw_layout`; cubes: how many, 1 to 6.
+    seed: which cubes lie where, how the light falls and where the camera stands, see `scene.draw_layout`; cubes: how
+    many, 1 to 6; more: further bodies, as MJCF.
     """
 
     layout: Layout
 
-    def __init__(self, seed: int = 0, cubes: int = CUBES_PER_SCENE) -> None:
-        self.model = mujoco.MjModel.from_xml_string(mjcf(cubes))
+    def __init__(self, seed: int = 0, cubes: int = CUBES_PER_SCENE, more: str = "") -> None:
+        self.model = mujoco.MjModel.from_xml_string(mjcf(cubes, more))
         self.data = mujoco.MjData(self.model)
         self._cubes = cubes
         self._cube_geoms = np.array([self.model.geom(f"cube{i}").id for i in range(cubes)])

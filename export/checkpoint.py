@@ -1,0 +1,73 @@
+"""Checkpoints: one safetensors file of everything a training needs to go on as if it had never stopped.
+
+Tensors lie under dotted names, whatever else there is in the file's metadata as JSON. Nothing in it can run code.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dzedge.errors import UsageError
+
+
+def save(path: Path, **state: Any) -> None:
+    """Writes a checkpoint whole or not at all. state: tensors, numbers, text, lists and dicts of them."""
+    tensors: dict[str, Tensor] = {}
+    outline = json.dumps(_outline(state, "", tensors))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    save_file(tensors, half, metadata={"outline": outline})
+    half.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint back. Raises UsageError where it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            outline = json.loads((file.metadata() or {})["outline"])
+            state: dict[str, Any] = _filled(outline, file.get_tensor)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path}: not a checkpoint of dzedge ({error}); train again, or name another file") from error
+    return state
+
+
+def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A value with its tensors taken out. Keys that are numbers (optimizers have such) are marked."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        entries = [[key, _outline(part, f"{name}.{key}".lstrip("."), tensors)] for key, part in value.items()]
+        return {"entries": entries}
+    if isinstance(value, list | tuple):
+        return [_outline(part, f"{name}.{index}", tensors) for index, part in enumerate(value)]
+    return value
+
+
+def _filled(outline: Any, tensor: Any) -> Any:
+    if isinstance(outline, dict):
+        if "tensor" in outline:
+            return tensor(outline["tensor"])
+        return {key: _filled(part, tensor) for key, part in outline["entries"]}
+    if isinstance(outline, list):
+        return [_filled(part, tensor) for part in outline]
+    return outline
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint."""
+    average: dict[str, Tensor] = load(path)["average"]
+    return average
+
+
+def torch_seed(*parts: int) -> torch.Generator:
+    """A generator for one step of a training: the same for the same numbers, whatever was drawn before."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 1_000_003 + part + 1) % (1 << 62)
+    return torch.Generator().manual_seed(mixed)

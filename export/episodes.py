@@ -1,0 +1,110 @@
+"""Episodes of LeRobot datasets as arrays: latents of what the camera saw, joints, commands, words."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dzedge.errors import UsageError
+from dzedge.export.data import CAMERA, shrink
+from dzedge.export.dataset import Dataset
+from dzedge.export.model.sizes import Sizes
+from dzedge.export.model.text import colour_of, words_of
+from dzedge.export.model.tokenizer import FrameEncoder
+
+LABELLED, PLAY, VIDEO = 0, 1, 2
+"""An episode with actions and a task, with actions alone, with a task alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """All steps of all episodes. latents: Shape (N, K, C); joints, commands: Shape (N, J), [rad]; disturbed: Shape
+    (N,); start, end: of its episode, for each step; kind, words, colour, body: of its episode, for each step; verb: its
+    task's first words."""
+
+    latents: NDArray[np.float32]
+    joints: NDArray[np.float32]
+    commands: NDArray[np.float32]
+    disturbed: NDArray[np.bool_]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    words: NDArray[np.int64]
+    colour: NDArray[np.int64]
+    body: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: "list[Episodes]") -> "Episodes":
+        """All of them, one after the other."""
+        bases = np.cumsum([0, *(len(part.start) for part in parts)])
+        moved = [replace(part, start=part.start + base, end=part.end + base)
+                 for part, base in zip(parts, bases[:-1].tolist(), strict=True)]  # fmt: skip
+        return cls(*(np.concatenate([getattr(part, field.name) for part in moved]) for field in fields(cls)))
+
+    def taken(self, keep: NDArray[np.bool_]) -> "Episodes":
+        """Only some episodes. keep: for each step, equal throughout an episode."""
+        kept = np.cumsum(keep) - 1
+        part = Episodes(*(getattr(self, field.name)[keep] for field in fields(self)))
+        start = kept[part.start]
+        return replace(part, start=start, end=start + part.end - part.start)
+
+
+def encode(encoder: FrameEncoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Latents of frames. images: Shape (N, h, w, 3), uint8 -> Shape (N, K, C)."""
+    out = []
+    with torch.no_grad():
+        for start in range(0, len(images), 128):
+            image = torch.from_numpy(images[start : start + 128]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            out.append(encoder(image).numpy())
+    return np.concatenate(out)
+
+
+def read(root: Path, encoder: FrameEncoder, sizes: Sizes) -> Episodes:
+    """One dataset, its frames through the tokenizer. Columns that only our own datasets have (`acts`, `disturbed`,
+    `embodiment`) may be missing: then everything acts, nothing is disturbed, the body is ours.
+
+    Raises UsageError where the dataset is not of this robot.
+    """
+    data = Dataset(root)
+    offsets = data.offsets
+    lengths = np.diff(offsets)
+    joints = data.column("observation.state").astype(np.float32)
+    if joints.shape[1] != sizes.joints:
+        raise UsageError(f"{root}: {joints.shape[1]} joints in observation.state, the model has {sizes.joints}")
+
+    def optional(name: str, value: int) -> NDArray[np.int64]:
+        if name not in data.features:
+            return np.full(len(joints), value, np.int64)
+        return data.column(name).reshape(-1).astype(np.int64)
+
+    latents = [encode(encoder, np.stack([shrink(frame) for frame in frames])) for frames in data.video(CAMERA)]
+    tasks = data.tasks
+    acts, first = optional("acts", 1), offsets[:-1]
+    kind = np.where(acts[first] == 0, VIDEO, np.where(np.array([not task for task in tasks]), PLAY, LABELLED))
+    return Episodes(
+        latents=np.concatenate(latents), joints=joints, commands=data.column("action").astype(np.float32),
+        disturbed=optional("disturbed", 0) > 0,
+        start=np.repeat(offsets[:-1], lengths), end=np.repeat(offsets[1:], lengths), kind=np.repeat(kind, lengths),
+        words=np.repeat(np.array([words_of(task, sizes.words) for task in tasks], np.int64), lengths, axis=0),
+        colour=np.repeat(np.array([colour_of(task) for task in tasks], np.int64), lengths),
+        body=optional("embodiment", 0),
+    )  # fmt: skip
+
+
+def cached(root: Path, tokenizer: Path, encoder: FrameEncoder, sizes: Sizes, log: Callable[[str], None]) -> Episodes:
+    """`read`, from the cache beside the tokenizer where it has encoded this dataset before."""
+    digest = hashlib.sha256(tokenizer.read_bytes())
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(root)} {path.stat().st_size}".encode())
+    kept = tokenizer.parent / f"{root.name}-{digest.hexdigest()[:16]}.npz"
+    if not kept.exists():
+        log(f"encoding {root}")
+        episodes = read(root, encoder, sizes)
+        np.savez(kept, **{field.name: getattr(episodes, field.name) for field in fields(Episodes)})
+    with np.load(kept) as arrays:
+        return Episodes(**{field.name: arrays[field.name] for field in fields(Episodes)})
