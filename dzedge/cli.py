@@ -88,31 +88,41 @@ def sim(robot: Robot = None, seed: Seed = None, as_json: Json = False) -> None:
 
 @app.command()
 def imagine(
+    task: Annotated[str | None, typer.Option(help="What to dream of; none: a labelled and an unseen motion.")] = None,
     seed: Seed = None,
     policy: Policy = None,
     out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")] = Path("imagine.png"),
     as_json: Json = False,
 ) -> None:
-    """Draw what the model imagines in a seeded scene, beside what then happens (in lockstep)."""
-    from dzedge import console, picture, report
+    """Draw what the model imagines in a seeded scene, above it what then happens (in lockstep)."""
+    from dzedge import console, filmstrip, report
     from dzedge.lockstep import run_lockstep
 
     config, bundle = _open(None, policy, seed)
+    _check_words(task, bundle)
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: must end in .png")
     console.make_folder(out.absolute().parent)
     imaginer = report.imaginer(config, bundle)
     if imaginer is None:
-        raise UsageError(f"{bundle.name}: has no frame_decoder graph, so nothing can be drawn; use another bundle")
-    with console.live(config.arm.names, True) as on_status:
-        result = run_lockstep(config, bundle, task=None, seed=config.sim.seed, duration_s=None, on_status=on_status)
-    apart = picture.imagination(result.history, imaginer, result.task, config.sim.seed, out)
-    if apart is None:
-        raise DzedgeError("the run made no chunk whose imagined frames all came to pass; nothing to draw")
+        raise UsageError(f"{bundle.name}: imagines nothing that could be drawn; use another bundle")
+    scene, cubes, strips = config.sim.seed, config.sim.cubes, []
+    if task is not None and scene != (fit := filmstrip.find_scene(task, scene, cubes)):
+        if seed is not None:
+            raise UsageError(f"--seed {seed}: {task!r} cannot be done in that scene; take {fit}, or leave --seed out")
+        scene = fit
+    for words in [task] if task else filmstrip.choose(bundle, scene, cubes):
+        with console.live(config.arm.names, True) as show:
+            result = run_lockstep(config, bundle, task=words, seed=scene, duration_s=None, on_status=show)
+        strip = filmstrip.cut(result, imaginer)
+        if strip is None:
+            raise DzedgeError(f"{words}: the run made no chunk whose imagined frames all came to pass; nothing to draw")
+        strips.append(strip)
+    filmstrip.draw(strips, out)
     if as_json:
-        console.emit({"task": result.task, "seed": config.sim.seed, "difference": apart, "files": [str(out)]})
+        console.emit(filmstrip.document(strips, out))
     else:
-        console.tell(f"{result.task}: mean difference {100 * apart:.1f} %", f"wrote {out}")
+        console.tell(filmstrip.table(strips), f"wrote {out}")
 
 
 @app.command()
@@ -156,30 +166,62 @@ def doctor(robot: Robot = None, as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     policies: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE...]")] = None,
-    suite: Annotated[str, typer.Option(help="Which tasks: reach, or verbs.")] = "reach",
-    episodes: Annotated[int, typer.Option(min=1, max=1000, help="Scenes of each seed.")] = 50,
-    seeds: Annotated[list[int] | None, typer.Option(min=0, max=999, help="May be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes to share the work.")] = 2,
-    sampler: Annotated[str, typer.Option(help="auto, video_first(nv,na), joint(n) or flash(1).")] = "auto",
+    suite: Annotated[str, typer.Option(help="reach, verbs or zeroshot: tasks; imagination: its dreams.")] = "reach",
+    episodes: Annotated[
+        int, typer.Option(min=1, max=1000, help="Of each seed; verbs: of each verb; zeroshot: of each split.")
+    ] = 50,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(help="0 to 499, may be repeated; seed s has scenes 1000 s and on; 400 up: release."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; none: one a core.")] = None,
+    sampler: Annotated[str, typer.Option(help="auto: the bundle's own; or e.g. video_first(1,1), joint(4).")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    execute: Annotated[int | None, typer.Option(help="Actions run before the next chunk; none: the robot's.")] = None,
+    no_prefix: Annotated[bool, typer.Option("--no-prefix", help="Hide committed actions from the model.")] = False,
+    delay: Annotated[float, typer.Option(min=0, max=2000, help="More latency than there is [ms].")] = 0.0,
+    synchronous: Annotated[bool, typer.Option("--synchronous", help="The world waits for inference.")] = False,
+    no_smoothing: Annotated[
+        bool, typer.Option("--no-smoothing", help="No filter, no seam: the limiter alone.")
+    ] = False,
+    latency: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table of an earlier document; default; none: measure.")
+    ] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="In the robot's own processes, in real time.")] = False,
+    pair: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two documents, scene by scene.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Play a suite of tasks in lockstep and count successes. No bundle: all that came along."""
-    from dzedge import console
+    """Play a suite of tasks in lockstep at this machine's latency, count successes. No bundle: all that came along."""
+    from dzedge import comparison, console
     from dzedge import evaluate as evaluation
-    from dzedge.lockstep import run_lockstep
+    from dzedge.lockstep import measure, run_lockstep
     from dzedge.robot import packaged_bundles
+    from dzedge.suite import scenes
+    from dzedge.supervisor import run_robot
 
+    if pair is not None:
+        pairings = comparison.compare(*pair)
+        if as_json:
+            console.emit({"pairings": pairings})
+        else:
+            console.tell(*(comparison.table(pairing) for pairing in pairings))
+        return
+    if suite == "imagination":
+        return _foresee(policies, episodes, seeds or [0], sampler, precision, as_json)
+    settings = evaluation.Settings(
+        suite, episodes, tuple(seeds or [0]), execute, delay, synchronous, not no_prefix, not no_smoothing, realtime
+    )
+    settings.check()
+    chosen, share = scenes(suite, episodes, settings.seeds), workers or len(os.sched_getaffinity(0))
+    robots = evaluation.Robots(run_lockstep, run_robot, measure)
     results = []
-    scenes = evaluation.scenes(suite, episodes, seeds or [0])
-    for bundle in policies or packaged_bundles():
-        config, opened = _open(None, bundle, None, sampler, precision)
-        played = []
-        with console.progress(opened.manifest.dzedge.model_id, len(scenes)) as advance:
-            for episode in evaluation.episodes(run_lockstep, config, scenes, workers):
-                played.append(episode)
-                advance()
-        results.append(evaluation.document(opened.manifest.dzedge.model_id, suite, played))
+    for path in policies or packaged_bundles():
+        config, bundle = _open(None, path, None, sampler, precision)
+        for words in sorted({scene.task for scene in chosen if scene.task}):
+            _check_words(words, bundle)
+        results.append(evaluation.run(robots, config, bundle, settings, chosen, share, latency, console.progress))
     if as_json:
         console.emit({"results": results})
     else:
@@ -244,6 +286,25 @@ def _training(command: str, module: str, arguments: list[str]) -> None:
             raise UsageError(f"dzedge {command}: {needed} is missing; pip install 'dzedge[export]', or use .venv-dev")
     entry: Any = importlib.import_module(f"dzedge.export.{module}")
     entry.main(arguments)
+
+
+def _foresee(
+    policies: list[Path] | None, episodes: int, seeds: list[int], sampler: str, precision: str, as_json: bool
+) -> None:
+    """`dzedge evaluate --suite imagination`; of the bundles that came along only those that imagine."""
+    from dzedge import console, dream, foresight
+    from dzedge.robot import packaged_bundles
+
+    results = []
+    for path in policies or packaged_bundles():
+        config, bundle = _open(None, path, None, sampler, precision)
+        if policies or dream.imagines(bundle):
+            with console.progress(bundle.manifest.dzedge.model_id, 3 * episodes * len(seeds)) as advance:
+                results.append(foresight.measure(config, bundle, episodes, seeds, advance))
+    if as_json:
+        console.emit({"results": results})
+    else:
+        console.tell(*(foresight.table(result) for result in results))
 
 
 def _runner(config: "RobotConfig", lockstep: bool) -> Any:

@@ -128,14 +128,15 @@ def status_lines(status: "Status", names: Sequence[str]) -> Group:
 
 @contextmanager
 def progress(words: str, total: int) -> Iterator[Any]:
-    """A bar on stderr, on a terminal only; yields `advance()`."""
+    """A bar on stderr, on a terminal only; yields `advance(words="")`, whose words stand at its end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bars = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn(words), *bars, TextColumn("{task.fields[so]}")
     console = Console(stderr=True, markup=False)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(words, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(words, total=total, so="")
+        yield lambda so="": bar.update(task, advance=1, so=so)
 
 
 def run_report(result: "RunResult", files: Sequence[str]) -> Group:

@@ -26,7 +26,9 @@ PORT_S = 10.0
 """How long the simulated arm's port may take to appear."""
 
 
-def build_tick(config: RobotConfig, horizon: int, dt_ns: int, mailboxes: Mailboxes, bus: BusCycle) -> Tick:
+def build_tick(
+    config: RobotConfig, horizon: int, dt_ns: int, mailboxes: Mailboxes, bus: BusCycle, smooth: bool = True
+) -> Tick:
     """The control tick of a robot: frozen tables around one bus cycle."""
     limits = config.arm.limits().copy()
     soft = config.safety.soft_margin
@@ -43,7 +45,7 @@ def build_tick(config: RobotConfig, horizon: int, dt_ns: int, mailboxes: Mailbox
         mailboxes.trajectory,
         mailboxes.board,
         mailboxes.marks["control"],
-        smoothing(horizon, limits),
+        smoothing(horizon, limits, smooth),
         limits,
         bounds,
         rules,
@@ -51,6 +53,7 @@ def build_tick(config: RobotConfig, horizon: int, dt_ns: int, mailboxes: Mailbox
         dt_ns,
         NS // config.arm.rate_hz,
         config.safety.bus_fault_ms * 1_000_000,
+        smooth,
     )
 
 
@@ -82,16 +85,18 @@ def activate(
     mailboxes: Mailboxes,
     now_ns: Callable[[], int],
     hold: bool,
+    smooth: bool = True,
 ) -> tuple[Tick, BusCycle]:
     """Torque on without a jump; the tick that holds the arm from there, and its bus cycle.
 
-    hold: in state HOLD, after a restart. Everything that can fail is built before torque comes on.
+    hold: in state HOLD, after a restart; smooth: False for experiments without smoothing and seam. Everything that can
+    fail is built before torque comes on.
     """
     plan = arm.plan()
     if plan is None:
         raise DeviceError(f"the arm {config.arm.driver} has no cycle plan; use one that has")
     bus = plan.build()
-    tick = build_tick(config, horizon, dt_ns, mailboxes, bus)
+    tick = build_tick(config, horizon, dt_ns, mailboxes, bus, smooth)
     for ring in (mailboxes.states, mailboxes.trajectory):
         ring.adopt()
     pose = arm.activate().positions

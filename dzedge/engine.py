@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,8 @@ PROVIDERS = {
 }
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 Array = NDArray[Any]
+KEPT = 16
+"""Sessions kept for another policy of the same bundle in this process: two bundles' worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,9 @@ class Noise:
         return self._generator
 
 
+@lru_cache(maxsize=KEPT)
 def _session(name: str, model: bytes, machine: Machine) -> Any:
+    """A session, or the one made before of the same bytes: it has no state, and making it costs a hundred runs."""
     ort = runtime()
     provider = PROVIDERS[machine.ep]
     options = ort.SessionOptions()

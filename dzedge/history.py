@@ -86,7 +86,7 @@ class RunResult:
 
     refused: chunks refused at the mailbox and commands refused by the gate, by name; wire_sha256: of all bytes
     written to the bus (lockstep only, else ""); stages: timing of each by name; real_time_factor: simulated seconds a
-    second, starting up included.
+    second, starting up included; measure: the judge's last number (`hardware.sim.task.Judge.measure`), lockstep only.
     """
 
     task: str
@@ -100,6 +100,7 @@ class RunResult:
     stages: dict[str, dict[str, float]]
     history: History = field(repr=False)
     real_time_factor: float = 1.0
+    measure: float | None = None
 
 
 @dataclass(frozen=True)

@@ -35,19 +35,25 @@ class Inference:
         self.marks = mailboxes.marks["inference"]
         self.observations = ObservationBuilder(policy.history_ns)
         self.period_ns = int(NS / config.policy.rate_hz)
+        self.control_ns = NS // config.arm.rate_hz
         self.age_ns = config.safety.observation_age_ms * 1_000_000
         self.delays: deque[int] = deque(maxlen=DELAYS)
         self.capped = 0
+        self.eager = True
+        """Whether a frame is encoded as it comes; else by the chunk that wants it, which makes no other chunk."""
         self.epoch = 0
         self.seen = 0
         self.chunks = 0
         self.due_ns = 0
+        self.played_ns = 0
         self.state = IDLE
 
     def step(self, now_ns: int) -> ActionChunk | None:
         """Look at what is new; returns a chunk when one was due and could be made, else None."""
         if self.mailboxes.board.epoch != self.epoch:
             self._begin_task()
+        if now_ns < self.played_ns:
+            return None
         fresh = self._look(now_ns)
         if not fresh or self.epoch == 0 or self.state == REFUSED or now_ns < self.due_ns:
             return None
@@ -58,6 +64,8 @@ class Inference:
         self.mailboxes.chunks.put(
             chunk.positions, chunk.imagined, chunk.chunk_id, chunk.epoch, chunk.t_obs_ns, chunk.dt_ns
         )
+        # Control plays it from its next period on: a prefix read sooner would be the rest of the chunk before.
+        self.played_ns = now_ns + self.control_ns
         self.delays.append(now_ns - chunk.t_obs_ns)
         self.marks.record("delay", now_ns - chunk.t_obs_ns)
 
@@ -73,15 +81,16 @@ class Inference:
         self.due_ns = 0
 
     def _look(self, now_ns: int) -> bool:
-        """Encode the newest frame, once. False when there is nothing new."""
+        """Take in the newest frame, once. False when there is nothing new."""
         record = self.mailboxes.frames[0].newest(after=self.seen)
         if record is None:
             return False
         count, image, number, capture_ns, receive_ns = record
         self.seen = count
         frame = Frame(image, number, capture_ns, receive_ns)
-        with self.marks.span("encode"):
-            self.policy.observe(frame)
+        if self.eager:
+            with self.marks.span("encode"):
+                self.policy.observe(frame)
         self.observations.add(frame)
         self.marks.record("camera", now_ns - capture_ns)
         return True

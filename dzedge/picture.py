@@ -1,7 +1,4 @@
-"""The picture of a run: joints over time with the seams between chunks; imagined beside observed frames.
-
-`summary` writes `summary.png`; `imagination` one chunk alone, for `dzedge imagine`.
-"""
+"""The picture of a run: joints over time with the seams between chunks; imagined beside observed frames."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,11 +35,11 @@ LEAST_SPAN = 0.2
 class Imaginer:
     """What a policy can say about its imagination.
 
-    decode: Shape (F * K * C,) latents to Shape (F, h, w, 3), uint8; frame_dt_ns: frame i was imagined for
-    `t_obs + (i + 1) * frame_dt_ns`; frames: F.
+    draw: latents, Shape (F * K * C,), and the frame that they were imagined from, to Shape (F, h, w, 3), uint8;
+    frame_dt_ns: frame i was imagined for `t_obs + (i + 1) * frame_dt_ns`; frames: F.
     """
 
-    decode: Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+    draw: Callable[[NDArray[np.float32], Seen], NDArray[np.uint8]]
     frame_dt_ns: int
     frames: int
 
@@ -63,30 +60,10 @@ def summary(result: RunResult, config: RobotConfig, imaginer: Imaginer | None, p
     canvas.save(path)
 
 
-def imagination(history: History, imaginer: Imaginer, task: str, seed: int, path: Path) -> float | None:
-    """Draw the chunk with most motion beside what came; returns their mean difference, None without one."""
-    moments = pick_moments(history, imaginer, 1)
-    if not moments:
-        return None
-    width = 2 * MARGIN + (1 + imaginer.frames) * 210 - 10
-    canvas = Canvas(width, 490)
-    canvas.text((MARGIN, 62), task, 28, bold=True)
-    canvas.text((MARGIN, 90), f"seed {seed} · above what then happened, below what the model had imagined", 14, MUTED)
-    apart = _moment(canvas, (MARGIN, 112), history, moments[0], imaginer, (200, 150))
-    canvas.save(path)
-    return apart
-
-
 def pick_moments(history: History, imaginer: Imaginer, count: int) -> list[Imagination]:
     """Of each of `count` equal spans of the run the chunk during which most was commanded to move."""
     reach = imaginer.frames * imaginer.frame_dt_ns
-    newest = history.seen[-1].capture_ns if history.seen else 0
-    oldest = history.seen[0].capture_ns if history.seen else 0
-    whole = [
-        chunk
-        for chunk in history.imaginations
-        if oldest <= chunk.t_obs_ns and chunk.t_obs_ns + reach <= newest and chunk.imagined.size
-    ]
+    whole = observed(history, imaginer)
     if not whole:
         return []
     times, commands = np.array(history.times_ns), np.array(history.commands)
@@ -103,10 +80,27 @@ def pick_moments(history: History, imaginer: Imaginer, count: int) -> list[Imagi
     return [max(span, key=motion) for span in spans if span]
 
 
-def difference(observed: NDArray[np.uint8], imagined: NDArray[np.uint8]) -> float:
+def observed(history: History, imaginer: Imaginer) -> list[Imagination]:
+    """The chunks whose present and whole future the camera saw."""
+    reach = imaginer.frames * imaginer.frame_dt_ns
+    newest = history.seen[-1].capture_ns if history.seen else 0
+    oldest = history.seen[0].capture_ns if history.seen else 0
+    return [
+        chunk
+        for chunk in history.imaginations
+        if oldest <= chunk.t_obs_ns and chunk.t_obs_ns + reach <= newest and chunk.imagined.size
+    ]
+
+
+def nearest(seen: Sequence[Seen], time_ns: int) -> Seen:
+    """The frame captured nearest to a time."""
+    return min(seen, key=lambda frame: abs(frame.capture_ns - time_ns))
+
+
+def difference(seen: NDArray[np.uint8], imagined: NDArray[np.uint8]) -> float:
     """Mean absolute difference of two images, 0..1, at the size of the second. Shapes (h, w, 3), uint8."""
     height, width, _ = imagined.shape
-    small = Image.fromarray(observed).resize((width, height), Image.Resampling.BOX)
+    small = Image.fromarray(seen).resize((width, height), Image.Resampling.BOX)
     return float(np.abs(np.asarray(small, dtype=np.float64) - imagined).mean() / 255)
 
 
@@ -240,47 +234,35 @@ def _imaginations(
 ) -> None:
     canvas.line([(MARGIN, top + 8), (WIDTH - MARGIN, top + 8)], FAINT, 1)
     canvas.text((MARGIN, top + 46), "imagined and observed", 20, bold=True)
-    words = "above what the camera saw, below what the model had imagined; ± is their mean difference"
+    words = (
+        "above what the camera saw, below what the model had imagined, in the frame it began from; ± mean difference"
+    )
     canvas.text((MARGIN + canvas.text_width("imagined and observed", 20) + 18, top + 46), words, 13, MUTED)
     block = WIDTH - 2 * MARGIN - _block_width(imaginer)
     for index, moment in enumerate(moments):
         row, column = divmod(index, 2)
         at = (MARGIN + column * block, top + 64 + row * (2 * PHOTO[1] + 56))
-        _moment(canvas, at, history, moment, imaginer, PHOTO)
+        _moment(canvas, at, history, moment, imaginer)
 
 
-def _moment(
-    canvas: Canvas,
-    at: tuple[float, float],
-    history: History,
-    moment: Imagination,
-    imaginer: Imaginer,
-    photo: tuple[int, int],
-) -> float:
-    """One chunk: the frame it was made from, then observed above imagined. Returns their mean difference."""
-    width, height = photo
+def _moment(canvas: Canvas, at: tuple[float, float], history: History, moment: Imagination, imaginer: Imaginer) -> None:
+    """One chunk: the frame it was made from, then observed above imagined."""
+    width, height = PHOTO
     left, top = at
     start = history.times_ns[0] if history.times_ns else moment.t_obs_ns
     small = max(11.0, width / 14)
+    present = nearest(history.seen, moment.t_obs_ns)
     canvas.text((left, top + 14), f"at {(moment.t_obs_ns - start) / NS:.1f} s", small, INK, "ls", bold=True)
-    canvas.picture((left, top + 22), _nearest(history.seen, moment.t_obs_ns).image, width, height)
-    imagined = imaginer.decode(moment.imagined)
-    differences = []
-    for index, picture in enumerate(imagined):
+    canvas.picture((left, top + 22), present.image, width, height)
+    for index, picture in enumerate(imaginer.draw(moment.imagined, present)):
         x = left + (index + 1) * (width + 10) + 12
         wanted_ns = (index + 1) * imaginer.frame_dt_ns
-        observed = _nearest(history.seen, moment.t_obs_ns + wanted_ns).image
-        differences.append(difference(observed, picture))
+        came = nearest(history.seen, moment.t_obs_ns + wanted_ns).image
         canvas.text((x, top + 14), f"+{wanted_ns / NS:.1f} s", small, INK)
-        canvas.text((x + width, top + 14), f"±{100 * differences[-1]:.1f} %", small, MUTED, "rs")
-        canvas.picture((x, top + 22), observed, width, height)
+        canvas.text((x + width, top + 14), f"±{100 * difference(came, picture):.1f} %", small, MUTED, "rs")
+        canvas.picture((x, top + 22), came, width, height)
         canvas.picture((x, top + 26 + height), picture, width, height)
     canvas.text((left + width, top + 26 + height * 1.5), "imagined", small, MUTED, "rm")
-    return float(np.mean(differences))
-
-
-def _nearest(seen: Sequence[Seen], time_ns: int) -> Seen:
-    return min(seen, key=lambda frame: abs(frame.capture_ns - time_ns))
 
 
 def _block_width(imaginer: Imaginer) -> float:

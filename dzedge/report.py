@@ -8,31 +8,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge import picture
+from dzedge import dream, picture
 from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
-from dzedge.engine import Machine, load_graph
+from dzedge.dream import Eye
 from dzedge.errors import UsageError
-from dzedge.history import History, RunResult
+from dzedge.history import History, RunResult, Seen
 from dzedge.picture import Imaginer
-from dzedge.policies import wam
+from dzedge.policies import WorldActionModel, load_policy
+from dzedge.types import Frame
 
 MOTION = 0.005
 """Farther than this from the first reading, a joint has moved [rad]: three times an encoder's resolution."""
 
 
 def imaginer(config: RobotConfig, bundle: Bundle) -> Imaginer | None:
-    """What turns this bundle's latents into pictures; None where it has no decoder."""
-    section = bundle.manifest.dzedge
-    if "frame_decoder" not in section.graphs:
+    """What turns this bundle's latents into pictures; None where it imagines nothing, or has no decoder."""
+    section, camera = bundle.manifest.dzedge, config.cameras[0]
+    if not dream.imagines(bundle):
         return None
-    video = section.video
-    graph = load_graph(bundle, "frame_decoder", config.policy.precision, Machine.detect(config.policy.threads))
+    policy = load_policy(config, bundle)
+    assert isinstance(policy, WorldActionModel)  # by its family
+    eye, video = Eye(section, (camera.height, camera.width), camera.crop), section.video
 
-    def decode(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return wam.decode(graph, latents.reshape(video.frames, video.tokens, video.channels))
+    def draw(latents: NDArray[np.float32], present: Seen) -> NDArray[np.uint8]:
+        frame = Frame(present.image, 0, present.capture_ns, present.capture_ns)
+        decoded_now = policy.decode(policy.latent(frame)[None])[0]
+        decoded = policy.decode(latents.reshape(video.frames, video.tokens, video.channels))
+        return dream.inlay(eye.see(frame), decoded_now, decoded)
 
-    return Imaginer(decode, video.frame_dt_ns, video.frames)
+    return Imaginer(draw, video.frame_dt_ns, video.frames)
 
 
 def document(result: RunResult, files: list[str]) -> dict[str, Any]:

@@ -14,16 +14,17 @@ FACTOR, WINDOW, ORDER = 2, 9, 3
 """Up-sampling, Savitzky-Golay window and order."""
 
 
-def smoothing(horizon: int, limits: NDArray[np.float64]) -> SmoothPlan:
+def smoothing(horizon: int, limits: NDArray[np.float64], smooth: bool = True) -> SmoothPlan:
     """The plan for chunks of `horizon` actions and their anchor, kept inside the joint limits.
 
-    limits: Shape (5, J), rows velocity, acceleration, jerk, lower, upper.
+    limits: Shape (5, J), rows velocity, acceleration, jerk, lower, upper; smooth: False leaves every action where the
+    policy put it (only the spline between them remains).
     """
     return SmoothPlan(
         horizon + 1,
         limits.shape[1],
-        factor=FACTOR,
-        window=WINDOW,
+        factor=FACTOR if smooth else 1,
+        window=WINDOW if smooth else 1,
         order=ORDER,
         decimate=False,
         lower=limits[3].copy(),

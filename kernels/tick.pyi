@@ -59,6 +59,7 @@ class Tick:
     chunks_taken: int
     limited: int
     stops: int
+    blended: bool
     def __init__(
         self,
         bus: BusCycle,
@@ -75,6 +76,7 @@ class Tick:
         dt_ns: int,
         period_ns: int,
         bus_fault_ns: int,
+        blended: bool = True,
     ) -> None: ...
     def arm(self, goal: NDArray[np.float64], now_ns: int) -> None: ...
     def hold(self, goal: NDArray[np.float64], now_ns: int) -> None: ...

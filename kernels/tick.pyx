@@ -61,7 +61,8 @@ cdef class Tick:
     bus: the compiled bus cycle; chunks, states, trajectory, board, marks: mailboxes; plan: `dzedge.trajectory.plan`
     (smoothing of H + 1 knots); limits: Shape (5, J), rows velocity, acceleration, jerk, lower, upper; gate_bounds,
     gate_rules: as `dzedge.kernels.gate` takes them; verdicts: Shape (codes,), the State that each gate code leads
-    to; dt_ns, period_ns, bus_fault_ns: [ns].
+    to; dt_ns, period_ns, bus_fault_ns: [ns]; blended: whether a seam leads from the command into each new chunk, else
+    its samples are what the limiter is told from the next tick on, whatever the leap (a control for experiments).
     Not thread safe; one process runs it.
     """
 
@@ -85,7 +86,7 @@ cdef class Tick:
     cdef double[:, ::1] raw, knots, moments, offset, spare
     cdef double step
     cdef readonly double window
-    cdef readonly bint chase
+    cdef readonly bint chase, blended
     cdef int64 start_ns, seam_ns, end_ns
     cdef int64 chunk_seen, chunk_id, writer
     cdef uint8[::1] payload
@@ -101,7 +102,7 @@ cdef class Tick:
 
     def __init__(self, BusCycle bus, ChunkBox chunks, StateRing states, TrajectoryBox trajectory, Board board,
                  Marks marks, chunk.SmoothPlan plan, limits, gate_bounds, gate_rules, verdicts, dt_ns, period_ns,
-                 bus_fault_ns):
+                 bus_fault_ns, blended=True):
         self.bus, self.chunks, self.states, self.trajectory = bus, chunks, states, trajectory
         self.board, self.marks, self.plan = board, marks, plan
         self.joints = bus.joints
@@ -116,6 +117,7 @@ cdef class Tick:
         self.ages = np.zeros(3)
         self.verdicts = np.array(verdicts, dtype=np.intc)
         self.dt_ns, self.period_ns, self.bus_fault_ns = dt_ns, period_ns, bus_fault_ns
+        self.blended = blended
         self.commanded, self.candidate, self.wanted, self.spare = np.zeros((4, 3, self.joints))
         self.raw = np.zeros((self.horizon + 1, self.joints))
         self.knots, self.moments = np.zeros((2, plan.knots, self.joints))
@@ -257,18 +259,23 @@ cdef class Tick:
         self.end_ns = meta[2] + self.horizon * self.dt_ns
         # the command holds for the moment it was made for, one period ago: the seam begins there
         self.seam_ns = self.commanded_ns if self.commanded_ns > self.start_ns else self.start_ns
-        self.window = chunk.seam(self.knots, self.moments, self.step, (self.seam_ns - self.start_ns) * SECONDS,
-                                 self.commanded, self.limits, self.offset)
-        self.chase = not (self._playable(now_ns) and self._calm())
-        if self.chase:
-            self.window = 0.0
-            self.chased += 1
+        if self.blended:
+            self._blend(now_ns)
         self.chunk_id = meta[0]
         self.chunks_taken += 1
         self.state = RUN
         self.cause = CAUSE_NONE
         self.code = 0
         self._show(self.plan.knots)
+
+    cdef void _blend(self, int64 now_ns) noexcept nogil:
+        """The seam from the command into the new trajectory, or none where it cannot be followed smoothly."""
+        self.window = chunk.seam(self.knots, self.moments, self.step, (self.seam_ns - self.start_ns) * SECONDS,
+                                 self.commanded, self.limits, self.offset)
+        self.chase = not (self._playable(now_ns) and self._calm())
+        if self.chase:
+            self.window = 0.0
+            self.chased += 1
 
     cdef bint _playable(self, int64 now_ns) noexcept nogil:
         """Whether what is left of the trajectory keeps the velocity and acceleration limits."""

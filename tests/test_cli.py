@@ -12,7 +12,9 @@ import pytest
 
 from dzedge import cli, config, console, errors, evaluate, lockstep, report, robot, supervisor
 from dzedge.bundle import Language
+from dzedge.hardware.sim.scene import draw_layout
 from dzedge.history import History, Imagination, RunResult, Seen, Status
+from dzedge.latency import Latency
 from dzedge.picture import Imaginer
 
 
@@ -40,7 +42,7 @@ def make_result(history: History, success: bool | None = True) -> RunResult:
 
 
 def imaginer() -> Imaginer:
-    return Imaginer(lambda latents: np.zeros((4, 72, 96, 3), np.uint8), 200_000_000, 4)
+    return Imaginer(lambda latents, present: np.zeros((4, 72, 96, 3), np.uint8), 200_000_000, 4)
 
 
 @pytest.fixture
@@ -64,8 +66,10 @@ def played(monkeypatch):
     """Runs end at once with what `played.result` says; `played.calls` holds what was asked."""
     seen = SimpleNamespace(result=make_result(make_history()), calls=[])
     words = {word: i + 1 for i, word in enumerate(["reach", "the", "red", "cube"])}
-    section = SimpleNamespace(model_id="fake", language=Language(words=8, vocabulary=words))
-    bundle = SimpleNamespace(name="fake", manifest=SimpleNamespace(dzedge=section))
+    section = SimpleNamespace(
+        model_id="fake", language=Language(words=8, vocabulary=words), samplers=("flash(1)",), horizon=8, dt_ns=10**8
+    )
+    bundle = SimpleNamespace(name="fake", digest="ab", manifest=SimpleNamespace(dzedge=section))
 
     def runner(config, bundle, **asked):
         seen.calls.append(asked | {"config": config})
@@ -75,6 +79,7 @@ def played(monkeypatch):
     monkeypatch.setattr(lockstep, "run_lockstep", runner)
     monkeypatch.setattr(robot, "verified_bundle", lambda config: bundle)
     monkeypatch.setattr(evaluate, "verified_bundle", lambda config: bundle)
+    monkeypatch.setattr(evaluate, "_opened", {})
     monkeypatch.setattr(report, "imaginer", lambda config, bundle: imaginer())
     return seen
 
@@ -197,10 +202,24 @@ class TestOtherCommands:
 
     def test_imagine(self, call, played, tmp_path):
         code, out, _ = call("imagine", "--json", "--out", "chunk.png", "--seed", "4")
-        assert code == 0 and 0 < one_document(out)["difference"] < 1
-        assert (tmp_path / "chunk.png").exists()
+        document = one_document(out)
+        assert code == 0 and 0 < document["difference"] < 1
+        assert document["files"] == ["chunk.png"] and (tmp_path / "chunk.png").exists()
+        assert [asked["seed"] for asked in played.calls] == [4]  # the fake model knows no motion's word
 
-    def test_evaluate(self, call, played):
+    def test_imagine_a_named_task(self, call, played):
+        code, out, _ = call("imagine", "--json", "--task", "reach the red cube")
+        (asked,) = played.calls
+        assert code == 0 and asked["task"] == "reach the red cube"
+        assert 0 in draw_layout(asked["seed"]).colours
+        assert one_document(out)["dreams"][0]["split"] == "seen"
+        without_red = next(seed for seed in range(100) if 0 not in draw_layout(seed).colours)
+        code, _, err = call("imagine", "--task", "reach the red cube", "--seed", str(without_red))
+        assert code == 2 and f"--seed {without_red}: 'reach the red cube' cannot be done in that scene" in err
+
+    def test_evaluate(self, call, played, monkeypatch):
+        measured = Latency.of([4.0], "fake", 200)
+        monkeypatch.setattr(lockstep, "measure", lambda config, bundle, on_decision: measured)
         code, out, _ = call("evaluate", "--episodes", "10", "--workers", "1", "--seeds", "2", "--json")
         (entry,) = one_document(out)["results"]
         assert code == 0 and entry["policy"] == "fake"
@@ -208,7 +227,38 @@ class TestOtherCommands:
         assert seen["success"] == 1.0 and seen["n"] == 10 and seen["high"] == 1.0
         assert seen["verbs"]["reach"]["n"] == 10
         assert [asked["seed"] for asked in played.calls] == list(range(2000, 2010))
+        assert entry["latency"] == measured.document() and entry["settings"]["seeds"] == [2]
+        assert {asked["conditions"].latency for asked in played.calls} == {measured}
         assert "10 of 10" in call("evaluate", "--episodes", "10", "--workers", "1")[1]
+
+    def test_every_knob_of_evaluate_arrives(self, call, played):
+        knobs = "--no-prefix --no-smoothing --delay 200 --execute 4 --latency default --precision fp32"
+        _, out, _ = call(*f"evaluate --episodes 1 --workers 1 {knobs} --sampler joint(4) --json".split())
+        (entry,) = one_document(out)["results"]
+        (asked,) = played.calls
+        conditions, policy = asked["conditions"], asked["config"].policy
+        assert (conditions.prefix, conditions.smoothing, conditions.delay_ms) == (False, False, 200.0)
+        assert (policy.rate_hz, policy.precision, policy.sampler) == (2.5, "fp32", "joint(4)")
+        told = entry["settings"]
+        assert (told["prefix"], told["smoothing"], told["delay_ms"], told["execute"]) == (False, False, 200.0, 4)
+        assert (told["sampler"], told["precision"], told["synchronous"]) == ("joint(4)", "fp32", False)
+        call(*["evaluate", "--episodes", "1", "--workers", "1", "--synchronous", "--json"])
+        assert played.calls[-1]["conditions"].synchronous
+        call(*["evaluate", "--episodes", "1", "--realtime", "--json"])
+        assert "conditions" not in played.calls[-1]
+
+    def test_evaluate_compares_two_documents(self, call, played, tmp_path):
+        for name, success in (("a", True), ("b", False)):
+            played.result = make_result(make_history(), success)
+            out = call(*["evaluate", "--episodes", "4", "--workers", "1", "--latency", "default", "--json"])[1]
+            (tmp_path / name).write_text(out)
+        code, out, _ = call("evaluate", "--pair", "a", "b", "--json")
+        assert code == 0 and one_document(out)["pairings"][0]["all"]["difference"] == 1.0
+        assert "+1.000" in call("evaluate", "--pair", "a", "b")[1]
+
+    def test_evaluate_asks_nothing_that_the_policy_cannot_embed(self, call, played):
+        code, _, err = call(*["evaluate", "--suite", "verbs", "--episodes", "1"])
+        assert code == 2 and "unknown word" in err and not played.calls
 
     def test_doctor(self, call, tmp_path):
         code, out, _ = call("doctor", "--json")
@@ -218,19 +268,6 @@ class TestOtherCommands:
         (tmp_path / "bad.toml").write_text("[robot]\n")
         code, out, _ = call("doctor", "bad.toml")
         assert code == 1 and "fail" in out and "robot file" in out
-
-
-class TestWilson:
-    @pytest.mark.parametrize(
-        ("successes", "n", "low", "high"),
-        [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (45, 50, 0.7864, 0.9565), (0, 0, 0.0, 1.0)],
-    )
-    def test_interval(self, successes, n, low, high):
-        assert evaluate.wilson(successes, n) == pytest.approx((low, high), abs=5e-4)
-
-    def test_scenes_of_seeds_never_meet_training(self):
-        scenes = [scene.seed for scene in evaluate.scenes("reach", 1000, range(1000))]
-        assert len(set(scenes)) == len(scenes) and max(scenes) < 1_000_000
 
 
 class TestStatusLine:

@@ -16,12 +16,14 @@ FOLDERS = {"dzedge": "dzedge", "kernels": "dzedge.kernels", "hardware": "dzedge.
 EXPORT = 99
 LEVELS = {
     0: ("", "errors", "clock", "types", "robots", "bundles"),
-    1: ("kernels", "strict", "minisign", "canvas"),
-    2: ("config", "bundle"),
-    3: ("hardware", "engine", "mailboxes", "realtime", "robot"),
-    4: ("policies", "observation", "trajectory", "safety", "history", "stage"),
+    1: ("kernels", "strict", "minisign", "canvas", "manifest", "proportion"),
+    2: ("config", "bundle", "latency"),
+    3: ("hardware", "engine", "mailboxes", "realtime", "robot", "conditions"),
+    4: ("policies", "observation", "trajectory", "safety", "history", "stage",
+        "demonstration", "dream", "suite"),
     5: ("capture_loop", "inference_loop", "control_loop", "sim_loop", "picture"),
-    6: ("supervisor", "lockstep", "evaluate", "doctor", "report", "simulator", "console"),
+    6: ("supervisor", "lockstep", "evaluate", "doctor", "report", "simulator", "console",
+        "foresight", "filmstrip", "comparison"),
     7: ("cli",),
     EXPORT: ("export",),
 }

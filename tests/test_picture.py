@@ -39,10 +39,11 @@ def make_history(ticks: int = 400, joints: int = 6) -> History:
 
 
 def imaginer(frames: int = 4) -> Imaginer:
-    def decode(latents):
+    def draw(latents, present):
+        assert present.image.shape == (120, 160, 3)
         return np.full((frames, *SHAPE), latents[0] % 250, np.uint8)
 
-    return Imaginer(decode, DT_NS, frames)
+    return Imaginer(draw, DT_NS, frames)
 
 
 def make_result(history: History, success: bool | None = True) -> RunResult:
@@ -99,13 +100,6 @@ class TestDifference:
     def test_of_black_and_white_is_one(self):
         white = np.full((120, 160, 3), 255, np.uint8)
         assert picture.difference(white, np.zeros(SHAPE, np.uint8)) == 1.0
-
-    def test_is_drawn_for_one_chunk(self, tmp_path):
-        path = tmp_path / "imagine.png"
-        apart = picture.imagination(make_history(), imaginer(), "reach the red cube", 3, path)
-        assert apart is not None and 0.0 < apart < 1.0
-        assert path.exists()
-        assert picture.imagination(History(), imaginer(), "", 3, tmp_path / "none.png") is None
 
 
 class TestTicks:
