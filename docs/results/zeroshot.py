@@ -1,0 +1,194 @@
+"""zeroshot.md from the documents beside it: `.venv-dev/bin/python docs/results/zeroshot.py [NAME=FILE ...]`.
+
+NAME=FILE takes in a document of `dzedge evaluate --json`, less what differs from run to run. Every number in the tables
+comes out of such a document; a row whose document is missing is not on the page.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dzedge.canvas import FAINT, INK, MUTED, Axes, Canvas
+from dzedge.proportion import paired, wilson
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "zeroshot"
+SPLITS = ("seen", "semantic", "novel")
+HEADLINE = (
+    ("wam", "world action model (shipped recipe)"),
+    ("flow_vla", "VLA, pi0.5-like (flow-matching expert)"),
+    ("dual_vla", "VLA, GR00T-N1-like (slow features, fast head)"),
+    ("token_vla", "VLA, RT-2-like (256-bin tokens)"),
+    ("pseudo_vla", "VLA, pi0.5-like, same videos pseudo-labelled"),
+)
+ABLATIONS = (
+    ("wam_video0", "no videos without actions"),
+    ("wam_video25", "25 % of the videos"),
+    ("wam_video50", "50 % of the videos"),
+    ("wam_hand", "a hand's videos instead of the arm's"),
+    ("wam_auxiliary", "video as auxiliary loss only, flash(1)"),
+    ("wam_given", "video stream can be told actions"),
+)
+COLOURS = ("#0b6bcb", "#c2571a", "#4b8b3b", "#8a4fbf", "#b8912b")
+CURVE = "![Novel motions over the amount of video](video_share.png)"
+Document = dict[str, Any]
+
+
+def take_in(name: str, path: Path) -> None:
+    """Keep a document: settings, rates, and of its episodes scene, task, verb, split and success."""
+    [result] = json.loads(path.read_text())["results"]
+    kept = ("seed", "task", "verb", "split", "success")
+    if "episodes" in result:
+        result["episodes"] = [{key: episode[key] for key in kept} for episode in result["episodes"]]
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps({"results": [result]}, separators=(",", ":")) + "\n")
+
+
+def document(name: str) -> Document | None:
+    """One document, or nothing where there is none."""
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text())["results"][0] if path.exists() else None
+
+
+def trained(name: str) -> list[Document]:
+    """The documents of all training seeds of a recipe."""
+    found = (document(f"{name}-{seed}") for seed in range(10))
+    return [entry for entry in found if entry is not None]
+
+
+def pooled(entries: Sequence[Document], split: str, verb: str | None = None) -> tuple[int, int]:
+    """Successes and episodes over training seeds."""
+    rows = [entry[split] if verb is None else entry[split]["verbs"][verb] for entry in entries]
+    return round(sum(row["success"] * row["n"] for row in rows)), sum(row["n"] for row in rows)
+
+
+def percent(successes: int, n: int) -> str:
+    low, high = wilson(successes, n)
+    return f"{successes} of {n}, {successes / n:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def outcomes(entry: Document, split: str) -> dict[tuple[int, str], bool]:
+    return {(e["seed"], e["task"]): e["success"] for e in entry["episodes"] if e["split"] == split}
+
+
+def difference(one: Document, two: Document, split: str) -> str:
+    """Paired over equal scenes: one minus two."""
+    first, second = outcomes(one, split), outcomes(two, split)
+    keys = sorted(first.keys() & second.keys())
+    table = [sum(first[k] is a and second[k] is b for k in keys) for a in (True, False) for b in (True, False)]
+    low, high = paired(*table)
+    return f"{(table[1] - table[2]) / len(keys):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def rows(lines: Iterable[Sequence[str]], head: Sequence[str]) -> list[str]:
+    """A table in Markdown."""
+    return [
+        "| " + " | ".join(head) + " |", "|" + "---|" * len(head),
+        *("| " + " | ".join(line) + " |" for line in lines), "",
+    ]  # fmt: skip
+
+
+def headline() -> list[str]:
+    lines = []
+    for name, title in HEADLINE:
+        entries = trained(name)
+        if entries:
+            lines.append([title, str(len(entries)), *(percent(*pooled(entries, split)) for split in SPLITS)])
+    return rows(lines, ["policy", "training seeds", *SPLITS])
+
+
+def by_verb() -> list[str]:
+    have = [(name, trained(name)) for name, _ in HEADLINE if trained(name)]
+    lines = []
+    for split in SPLITS:
+        for verb in have[0][1][0][split]["verbs"]:
+            cells = [f"{done / n:.2f} ({n})" for done, n in (pooled(entries, split, verb) for _, entries in have)]
+            lines.append([split, verb, *cells])
+    return rows(lines, ["split", "verb", *(name for name, _ in have)])
+
+
+def ablations() -> list[str]:
+    lines = [["the shipped recipe", *(percent(*pooled(trained("wam")[:1], split)) for split in SPLITS), ""]]
+    for name, title in ABLATIONS:
+        entries = trained(name)
+        if entries:
+            cells = [percent(*pooled(entries, split)) for split in SPLITS]
+            lines.append([title, *cells, difference(trained("wam")[0], entries[0], "novel")])
+    return rows(lines, ["training seed 0", *SPLITS, "novel: shipped minus this, paired"])
+
+
+def settings() -> list[str]:
+    """Everything played with the shipped bundle under other settings: files `set-*.json`."""
+    lines = []
+    for path in sorted(FOLDER.glob("set-*.json")):
+        entry = document(path.stem)
+        assert entry is not None
+        lines.append([path.stem[4:], *(percent(*pooled([entry], split)) for split in SPLITS)])
+    return rows(lines, ["setting", *SPLITS])
+
+
+def bars() -> None:
+    """Success by policy and split as a picture."""
+    have = [(name, title, trained(name)) for name, title in HEADLINE if trained(name)]
+    canvas = Canvas(1000, 420)
+    canvas.text((40, 36), "Success in closed loop, release scenes", 20, INK, bold=True)
+    axes = Axes(canvas, (70.0, 70.0, 980.0, 330.0), (0.0, 3.0), (0.0, 1.0))
+    axes.grid(x_labels=False)
+    width = 0.8 / len(have)
+    for place, split in enumerate(SPLITS):
+        canvas.text((axes.across(place + 0.5), 356), split, 15, INK, "mm")
+        for index, (_, _, entries) in enumerate(have):
+            done, n = pooled(entries, split)
+            left, right = (axes.across(place + 0.1 + (index + side) * width) for side in (0.08, 0.92))
+            canvas.box(left, axes.up(done / n), right, axes.up(0.0), COLOURS[index])
+            low, high = wilson(done, n)
+            canvas.line([((left + right) / 2, axes.up(low)), ((left + right) / 2, axes.up(high))], INK, 1.2)
+    x = 70.0
+    for index, (name, _, _) in enumerate(have):
+        canvas.box(x, 384, x + 14, 398, COLOURS[index])
+        canvas.text((x + 20, 391), name, 13, INK, "lm")
+        x += 44 + canvas.text_width(name, 13)
+    canvas.save(HERE / "zeroshot.png")
+
+
+def curve() -> bool:
+    """Novel motions over the amount of videos without actions. Returns whether there is enough to draw."""
+    recipes = ((0, "wam_video0"), (25, "wam_video25"), (50, "wam_video50"), (100, "wam"))
+    points = [(share, trained(name)) for share, name in recipes if trained(name)]
+    if len(points) < 3:
+        return False
+    canvas = Canvas(560, 360)
+    canvas.text((40, 34), "Novel motions by amount of video", 17, INK, bold=True)
+    axes = Axes(canvas, (70.0, 60.0, 530.0, 290.0), (-5.0, 105.0), (0.0, 1.0))
+    axes.grid(x_labels=True)
+    canvas.text((300, 336), "share of the videos without actions [%]", 13, MUTED, "mm")
+    rates = []
+    for share, entries in points:
+        done, n = pooled(entries[:1], "novel")
+        low, high = wilson(done, n)
+        canvas.line([(axes.across(share), axes.up(low)), (axes.across(share), axes.up(high))], FAINT, 6)
+        rates.append((axes.across(share), axes.up(done / n)))
+    canvas.line(rates, COLOURS[0], 2.0)
+    for at in rates:
+        canvas.dot(at, 4, COLOURS[0])
+    canvas.save(HERE / "video_share.png")
+    return True
+
+
+def main() -> None:
+    for argument in sys.argv[1:]:
+        name, _, path = argument.partition("=")
+        take_in(name, Path(path))
+    page = (HERE / "zeroshot.template.md").read_text()
+    bars()
+    parts = {"headline": headline, "by_verb": by_verb, "ablations": ablations, "settings": settings}
+    for name, part in parts.items():
+        page = page.replace(f"<!-- {name} -->", "\n".join(part()).rstrip())
+    page = page.replace("<!-- curve -->", CURVE if curve() else "")
+    (HERE / "zeroshot.md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()
