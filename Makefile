@@ -2,6 +2,8 @@
 # make test, lint     set up .venv-dev, run the tests, the linters and the type check
 # make bench          build/bench.json and its table
 # make judges         set up .venv-judges and let other people's programs check ours
+# make train [RECIPE=wam SEED=0]   data, tokenizer and one policy into checkpoints/: hours, not minutes, the first time
+# make zeroshot       play the release scenes with every bundle of the repository into build/zeroshot.json
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,6 +12,7 @@ SHELL := bash
 PYTHON ?= python3
 SEED ?= 0
 BENCH ?=
+RECIPE ?= wam
 PIP := -m pip install --quiet --disable-pip-version-check
 
 KERNELS := $(wildcard kernels/*.py kernels/*.pyx kernels/*.pxd)
@@ -17,7 +20,7 @@ BUILD := pyproject.toml setup.py $(KERNELS)
 SOURCES := $(BUILD) $(shell find dzedge hardware export robots bundles -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
-.PHONY: install run test lint bench judges clean
+.PHONY: install run test lint bench judges train zeroshot clean
 
 install: .venv/.stamp
 
@@ -40,6 +43,16 @@ bench: build/.inplace .venv/.stamp
 
 judges: .venv-judges/.stamp
 	.venv-judges/bin/pytest -rs tests/judges
+
+train: build/.inplace data/.stamp
+	.venv-dev/bin/dzedge train export/recipes/$(RECIPE).toml --seed $(SEED)
+
+data/.stamp: build/.inplace
+	.venv-dev/bin/python -m dzedge.export.data --out data
+	@touch $@
+
+zeroshot: build/.inplace
+	.venv-dev/bin/dzedge evaluate --suite zeroshot --episodes 150 --seeds 400 --json > build/zeroshot.json
 
 # The wheel is built in an environment that stays: build isolation unpacks Cython anew each time, and its files,
 # being newer than the kernels, would have them all compiled again. setuptools would also pack what an earlier
