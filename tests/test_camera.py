@@ -1,5 +1,7 @@
 """The ray-cast camera against analytic geometry."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from dzedge.hardware.sim import camera
 from dzedge.hardware.sim.camera import EYE, FOCAL, HEIGHT, WIDTH, Camera
 from dzedge.hardware.sim.kinematics import solve
-from dzedge.hardware.sim.scene import RGB
+from dzedge.hardware.sim.scene import RGB, VIEW_SHIFT, VIEW_TURN, draw_layout
 from dzedge.hardware.sim.world import World
 
 
@@ -21,9 +23,22 @@ def sensor(world: World) -> Camera:
     return Camera(world)
 
 
-def _project(point: np.ndarray) -> tuple[float, float, float]:
-    right, down, forward = camera.pose().T @ (point - EYE)
-    return FOCAL * right / forward + WIDTH / 2, FOCAL * down / forward + HEIGHT / 2, forward
+def _project(point: np.ndarray, view: np.ndarray) -> tuple[float, float, float]:
+    """By a look-at camera of our own, turned by MuJoCo's quaternions: nothing here is the code's."""
+    forward = (camera.AIM - EYE) / np.linalg.norm(camera.AIM - EYE)
+    right = np.array([forward[1], -forward[0], 0.0])
+    right /= np.linalg.norm(right)
+    axes = {"right": right, "down": np.cross(forward, right), "forward": forward}
+    angle, turn = np.linalg.norm(view[3:]), np.array([1.0, 0.0, 0.0, 0.0])
+    if angle > 0.0:
+        mujoco.mju_axisAngle2Quat(turn, view[3:] / angle, angle)
+    seen = {}
+    for name, axis in axes.items():
+        turned = np.empty(3)
+        mujoco.mju_rotVecQuat(turned, axis, turn)
+        seen[name] = float(turned @ (point - EYE - view[:3]))
+    far = seen["forward"]
+    return FOCAL * seen["right"] / far + WIDTH / 2, FOCAL * seen["down"] / far + HEIGHT / 2, far
 
 
 def test_shapes_and_types(sensor: Camera) -> None:
@@ -37,16 +52,20 @@ def test_shapes_and_types(sensor: Camera) -> None:
 def test_table_depth_is_the_planes(world: World, sensor: Camera) -> None:
     world.reset(3)
     _, depth = sensor.render(0)
-    forward = camera.pose()[:, 2]
-    checked = 0
+    eye, rotation = camera.placed(world.layout.view)
+    checked, moved = 0, 0.0
     for v in range(2, HEIGHT, 7):
         for u in range(1, WIDTH, 9):
-            ray = camera.pose() @ ((u + 0.5 - WIDTH / 2) / FOCAL, (v + 0.5 - HEIGHT / 2) / FOCAL, 1.0)
-            hit = EYE + ray * (-EYE[2] / ray[2])
+            ray = rotation @ ((u + 0.5 - WIDTH / 2) / FOCAL, (v + 0.5 - HEIGHT / 2) / FOCAL, 1.0)
+            hit = eye + ray * (-eye[2] / ray[2])
             if np.abs(hit[1]) > 0.25 and hit[0] > 0.0:  # beside arm and cubes
-                assert abs(depth[v, u] - 1000.0 * float(forward @ (hit - EYE))) <= 1.0
+                column, row, far = _project(hit, world.layout.view)
+                assert (column, row) == pytest.approx((u + 0.5, v + 0.5), abs=1e-6)
+                assert abs(depth[v, u] - 1000.0 * far) <= 1.0
+                moved = max(moved, abs(depth[v, u] - 1000.0 * _project(hit, np.zeros(6))[2]))
                 checked += 1
     assert checked > 20
+    assert moved > 2.0, "a camera that nothing had moved would see another table"
 
 
 def test_cubes_are_where_they_project_to_in_their_colour(world: World, sensor: Camera) -> None:
@@ -56,7 +75,7 @@ def test_cubes_are_where_they_project_to_in_their_colour(world: World, sensor: C
         for colour, (x, y, z, present) in enumerate(world.cubes()):
             if not present:
                 continue
-            u, v, far = _project(np.array([x, y, z + 0.02]))
+            u, v, far = _project(np.array([x, y, z + 0.02]), world.layout.view)
             patch = rgb[int(v) - 1 : int(v) + 2, int(u) - 1 : int(u) + 2].reshape(-1, 3).mean(axis=0)
             likeness = patch @ RGB.T / np.linalg.norm(patch) / np.linalg.norm(RGB, axis=1)
             assert int(likeness.argmax()) == colour
@@ -115,10 +134,57 @@ def test_a_copy_of_the_state_gives_the_same_picture(world: World, sensor: Camera
 
 
 def test_all_cubes_are_in_view() -> None:
+    bounds = np.repeat((VIEW_SHIFT, VIEW_TURN), 3)
+    corners = np.array(np.meshgrid(*[(-1.0, 1.0)] * 6)).reshape(6, -1).T
     for x, y in [(0.12, 0.2), (0.12, -0.2), (0.29, 0.0), (0.21, 0.30), (0.21, -0.30)]:
-        u, v, _ = _project(np.array([x, y, 0.02]))
-        assert 4 < u < WIDTH - 4
-        assert 4 < v < HEIGHT - 4
+        for corner in corners:
+            u, v, _ = _project(np.array([x, y, 0.02]), corner * bounds)
+            assert 0 < u < WIDTH
+            assert 0 < v < HEIGHT
+
+
+class TestPlaced:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_projects_as_an_analytic_camera(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        view = draw_layout(seed).view
+        eye, rotation = camera.placed(view)
+        for point in rng.uniform((0.0, -0.4, 0.0), (0.4, 0.4, 0.3), (10, 3)):
+            right, down, forward = rotation.T @ (point - eye)
+            u, v, far = _project(point, view)
+            assert FOCAL * right / forward + WIDTH / 2 == pytest.approx(u, abs=1e-9)
+            assert FOCAL * down / forward + HEIGHT / 2 == pytest.approx(v, abs=1e-9)
+            assert forward == pytest.approx(far, abs=1e-12)
+
+    def test_is_a_rotation(self) -> None:
+        for seed in range(5):
+            _, rotation = camera.placed(draw_layout(seed).view)
+            assert np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-14)
+            assert np.linalg.det(rotation) == pytest.approx(1.0)
+
+    def test_unmoved_it_is_the_pose(self) -> None:
+        eye, rotation = camera.placed(np.zeros(6))
+        assert np.array_equal(eye, EYE)
+        assert np.array_equal(rotation, camera.pose())
+
+    def test_a_turn_moves_the_picture_by_as_many_pixels(self) -> None:
+        """A turn about the line of sight's vertical moves the image's centre by focal length times angle."""
+        angle = 0.007
+        _, rotation = camera.placed(np.array([0.0, 0.0, 0.0, 0.0, 0.0, angle]))
+        right, _, forward = camera.pose().T @ rotation[:, 2]
+        level = np.hypot(*camera.pose()[:2, 2])
+        assert abs(FOCAL * right / forward) == pytest.approx(FOCAL * angle * level, rel=1e-3)
+
+    def test_the_picture_moves_with_it(self, world: World, sensor: Camera) -> None:
+        world.reset(3)
+        seen, _ = Camera(world, noise=0.0).render(0)
+        kept = world.layout
+        world.layout = replace(kept, view=np.zeros(6))
+        still, _ = Camera(world, noise=0.0).render(0)
+        world.layout = kept
+        again, _ = Camera(world, noise=0.0).render(0)
+        assert np.array_equal(seen, again)
+        assert (np.abs(seen.astype(int) - still) > 8).mean() > 0.01
 
 
 def test_field_of_view() -> None:

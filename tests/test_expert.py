@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dzedge.hardware.sim import expert, task
+from dzedge.hardware.sim.kinematics import points
 from dzedge.hardware.sim.scene import LOWER, UPPER
 from dzedge.hardware.sim.task import MOTIONS, VERBS, Judge
 from dzedge.hardware.sim.world import HOME, World
@@ -20,14 +21,14 @@ def _lead(world: World, before: np.ndarray, command: np.ndarray) -> None:
         world.step(0.01)
 
 
-def _attempt(world: World, verb: str, seed: int, disturb: float = 0.0) -> Judge | None:
+def _attempt(world: World, verb: str, seed: int, disturb: float = 0.0, turn: int = 1) -> Judge | None:
     rng = np.random.default_rng(seed)
     command = expert.start_pose(rng) if seed % 2 else HOME.copy()
     world.reset(seed, command)
     chosen = task.sample_task(seed, world, verb)
     if chosen is None:
         return None
-    teacher, judge = expert.Expert(chosen, command), Judge(chosen)
+    teacher, judge = expert.Expert(chosen, command, turn), Judge(chosen)
     for step in range(120):
         if judge.update(world.time, world.tip(), world.cubes()):
             break
@@ -42,9 +43,37 @@ def _attempt(world: World, verb: str, seed: int, disturb: float = 0.0) -> Judge 
 
 @pytest.mark.parametrize("verb", VERBS + MOTIONS)
 def test_expert_succeeds(world: World, verb: str) -> None:
-    results = [j for j in (_attempt(world, verb, seed) for seed in range(12)) if j is not None][:5]
-    assert len(results) == 5
-    assert all(j.success for j in results)
+    """Both ways round, where there are two: at least four scenes each."""
+    for turn in (1, -1) if verb in (*MOTIONS, "pass") else (1,):
+        results = []
+        for seed in range(40):
+            if len(results) < 4 and (judge := _attempt(world, verb, seed, turn=turn)) is not None:
+                results.append(judge.success)
+        assert results == [True] * 4
+
+
+@pytest.mark.parametrize("verb", [*MOTIONS, "pass"])
+def test_the_other_way_round_is_another_path(verb: str) -> None:
+    cubes, sides = np.zeros((6, 4)), {}
+    cubes[0] = (0.22, 0.03, 0.02, 1.0)
+    for turn in (1, -1):
+        teacher, command, tips = expert.Expert(task.Task(verb, "red"), HOME, turn), HOME.copy(), []
+        for _ in range(80):
+            command = teacher.next(command, cubes)
+            tips.append(points(command)[0])
+        sides[turn] = np.array(tips)
+    assert np.abs(sides[1] - sides[-1]).max() > 0.05
+    if verb == "pass":
+        beside = {turn: tips[np.abs(tips[:, 1] - 0.03) < 0.02, 0] - 0.22 for turn, tips in sides.items()}
+        assert beside[1].max() > 0.06, "on the far side"
+        assert beside[-1].min() < -0.06, "between cube and base"
+
+
+def test_a_pass_keeps_off_the_cube(world: World) -> None:
+    """Its judge allows 12 mm of shoving; its teacher should need none."""
+    judges = [j for seed in range(12) if (j := _attempt(world, "pass", seed, turn=1 - 2 * (seed % 2))) is not None]
+    assert len(judges) >= 3
+    assert max(judge.measure() for judge in judges) < 0.004
 
 
 def test_expert_recovers_from_a_disturbance(world: World) -> None:

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from dzedge.errors import PolicyError
+from dzedge.export.model.blocks import rotate, velocity
 from dzedge.export.model.latent import latent_mean, latent_std, to_latent, used
 from dzedge.export.model.sizes import TOKEN_NAMES, Sizes
 from dzedge.export.model.text import VOCABULARY, colour_of, words_of
 from dzedge.export.model.tokenizer import FrameDecoder, FrameEncoder
-from dzedge.export.model.wam import Wam, rotate, velocity
+from dzedge.export.model.wam import Given, Wam
 
 TOY = Sizes(width=32, layers=2, heads=2, encoder_width=4, decoder_width=4)
 
@@ -23,16 +25,20 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def wam() -> Wam:
+def awake(sizes: Sizes) -> Wam:
     torch.manual_seed(0)
-    model = Wam(TOY).eval()
+    model = Wam(sizes).eval()
     # A fresh trunk's heads are zero; random ones make every path matter.
     for stream in (model.video, model.action):
         torch.nn.init.normal_(stream.leave.weight, std=0.3)
         torch.nn.init.normal_(stream.shared.weight, std=0.1)
     torch.nn.init.normal_(model.text.points, std=0.15)
     return model
+
+
+@pytest.fixture
+def wam() -> Wam:
+    return awake(TOY)
 
 
 def inputs(batch: int = 2) -> dict[str, torch.Tensor]:
@@ -46,14 +52,19 @@ def inputs(batch: int = 2) -> dict[str, torch.Tensor]:
         "valid": torch.ones(batch, TOY.window),
         "words": torch.tensor([words_of("reach the red cube", TOY.words)] * batch),
         "time": torch.full((batch,), 0.3),
+        "body": torch.zeros(batch, dtype=torch.int64),
     }
 
 
-def watch(model: Wam, x: dict[str, torch.Tensor]) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+def watch(
+    model: Wam, x: dict[str, torch.Tensor], given: Given | None = None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     window = model.window(x["latents"])
     text = model.text(x["words"])
     latent = x["latents"][:, 0]
-    clean, rows, _ = model.video(x["video"], latent, window, x["slot_pos"], x["valid"], text, x["time"])
+    clean, rows, _ = model.video(
+        x["video"], latent, window, x["slot_pos"], x["valid"], text, x["time"], x["body"], given
+    )
     return clean, rows
 
 
@@ -135,6 +146,49 @@ class TestTrunk:
         one = wam.action(x["action"], prefix, mask, x["state"], rows, x["time"])
         two = wam.action(other, prefix, mask, x["state"], rows, x["time"])
         torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+    def test_another_body_has_another_future(self, wam: Wam) -> None:
+        x = inputs()
+        ours, _ = watch(wam, x)
+        x["body"] = torch.tensor([0, 1])
+        mixed, _ = watch(wam, x)
+        torch.testing.assert_close(mixed[0], ours[0], rtol=0, atol=1e-6)
+        assert (mixed[1] - ours[1]).abs().max() > 1e-3
+
+    def test_actions_are_no_business_of_the_video(self, wam: Wam) -> None:
+        """What makes video without actions a lesson, and a finished video's rows reusable."""
+        assert not any("action" in name for name, _ in wam.video.named_parameters())
+        with pytest.raises(AttributeError):
+            watch(wam, inputs(), (torch.zeros(2, TOY.horizon, TOY.joints), torch.ones(2)))
+
+
+class TestGiven:
+    """Actions that the video is told to follow, where the model has been made for it."""
+
+    SIZES = replace(TOY, given=True)
+
+    def test_change_the_video_where_they_are_seen(self) -> None:
+        model, x = awake(self.SIZES), inputs()
+        nothing, _ = watch(model, x)
+        told, _ = watch(model, x, (x["action"], torch.tensor([1.0, 0.0])))
+        assert (told[0] - nothing[0]).abs().max() > 1e-3
+        torch.testing.assert_close(told[1], nothing[1], rtol=0, atol=1e-6)
+
+    def test_other_actions_other_video(self) -> None:
+        model, x = awake(self.SIZES), inputs()
+        for seen, differs in ((torch.ones(2), True), (torch.zeros(2), False)):
+            one, _ = watch(model, x, (x["action"], seen))
+            two, _ = watch(model, x, (x["action"].flip(1), seen))
+            assert bool((one - two).abs().max() > 1e-3) is differs
+
+    def test_of_one_row_are_not_the_others(self) -> None:
+        model, x = awake(self.SIZES), inputs()
+        one, _ = watch(model, x, (x["action"], torch.ones(2)))
+        other = torch.stack([x["action"][0], x["action"][1] + 1.0])
+        two, _ = watch(model, x, (other, torch.ones(2)))
+        torch.testing.assert_close(one[0], two[0], rtol=0, atol=1e-6)
+        assert (one[1] - two[1]).abs().max() > 1e-3
 
 
 class TestFlow:

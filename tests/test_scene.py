@@ -64,3 +64,23 @@ def test_cubes_keep_clear_of_a_low_hand() -> None:
 def test_a_high_hand_changes_nothing() -> None:
     high = np.array([0.22, 0.0, 0.2])
     assert scene.draw_layout(4, 3, high).places.tobytes() == scene.draw_layout(4).places.tobytes()
+
+
+def test_the_camera_wanders_a_little_from_scene_to_scene() -> None:
+    views = np.array([scene.draw_layout(seed).view for seed in range(200)])
+    bound = np.repeat((scene.VIEW_SHIFT, scene.VIEW_TURN), 3)
+    assert (np.abs(views) <= bound).all()
+    assert (np.abs(views).max(axis=0) > 0.9 * bound).all(), "it uses its room along every axis"
+    assert np.abs(views.mean(axis=0) / bound).max() < 0.2
+    assert scene.draw_layout(3).view.tobytes() == scene.draw_layout(3).view.tobytes()
+    assert len(np.unique(views, axis=0)) == 200
+
+
+def test_further_bodies_leave_the_arm_first() -> None:
+    more = '<body name="extra" mocap="true"><geom type="sphere" size="0.01" group="3"/></body>'
+    plain = mujoco.MjModel.from_xml_string(scene.mjcf())
+    model = mujoco.MjModel.from_xml_string(scene.mjcf(more=more))
+    assert model.nq == plain.nq
+    assert model.nmocap == plain.nmocap + 1
+    for joint, name in enumerate(scene.JOINTS):
+        assert model.joint(name).qposadr[0] == joint

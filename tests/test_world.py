@@ -170,3 +170,18 @@ def test_load_has_the_sign_of_gravity(world: World) -> None:
     world.reset(0, np.array([0.0, 0.6, -0.6, 0.0, 0.0, 0.0]))
     world.step(1.0)
     assert world.load()[1] < -0.05
+
+
+def test_the_camera_stands_elsewhere_in_another_scene(world: World) -> None:
+    world.reset(4)
+    first = world.layout.view
+    world.reset(5)
+    assert not np.array_equal(world.layout.view, first)
+    world.reset(4)
+    assert np.array_equal(world.layout.view, first)
+
+
+def test_further_bodies_change_no_physics() -> None:
+    more = '<body name="extra" mocap="true" pos="0 0.9 0.3"><geom type="sphere" size="0.01" contype="0" '
+    more += 'conaffinity="0" group="3"/></body>'
+    assert _wave(World(7, more=more), 7) == _wave(World(7), 7)
