@@ -80,6 +80,11 @@ class Examiner:
         section = bundle.manifest.dzedge
         if not imagines(bundle):
             raise UsageError(f"{bundle.name}: {section.family} draws nothing that it imagines; choose a wam bundle")
+        if section.video.token_names[:1] != ("arm",):
+            raise UsageError(
+                f"{bundle.name}: token 0 is {', '.join(section.video.token_names[:1])!r}, must be 'arm', whose tip is "
+                "judged; choose a bundle with structured tokens"
+            )
         policy = load_policy(config, bundle)
         assert isinstance(policy, WorldActionModel)  # by its family
         if section.dt_ns != STEP_NS or section.video.frame_dt_ns % STEP_NS:

@@ -16,7 +16,10 @@ from dzedge.errors import UsageError
 
 
 def save(path: Path, **state: Any) -> None:
-    """Writes a checkpoint whole or not at all. state: tensors, numbers, text, lists and dicts of them."""
+    """Writes a checkpoint whole or not at all. state: tensors, numbers, text, lists and dicts of them.
+
+    Raises UsageError where two tensors would have one name: keys with dots beside dicts.
+    """
     tensors: dict[str, Tensor] = {}
     outline = json.dumps(_outline(state, "", tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +42,8 @@ def load(path: Path) -> dict[str, Any]:
 def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """A value with its tensors taken out. Keys that are numbers (optimizers have such) are marked."""
     if isinstance(value, Tensor):
+        if name in tensors:
+            raise UsageError(f"checkpoint: two tensors {name!r}; rename one of their keys")
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):

@@ -29,7 +29,7 @@ def load(path: Path) -> tuple[str, Any, Moments, dict[str, Any]]:
 
 
 def cut(model: Any, tokenizer: Any, seed: int = 0) -> list[Graph]:
-    """The graphs of a model of any family. tokenizer: `fit_tokenizer.Tokenizer`."""
+    """The graphs of a model of any family. tokenizer: `tokenizers.AnyTokenizer`."""
     if isinstance(model, Wam):
         return wam_graphs.graphs(model, tokenizer.encoder, tokenizer.decoder, seed)
     return vla_graphs.graphs(model, tokenizer.encoder, seed)

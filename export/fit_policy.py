@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from dzedge.errors import UsageError
 from dzedge.export import checkpoint, optim
 from dzedge.export.episodes import LABELLED, PLAY, VIDEO
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.recipe import PolicyRecipe
+from dzedge.export.source import Source
 from dzedge.export.windows import Batch, Windows
 
 Log = Callable[[dict[str, Any]], None]
@@ -55,15 +57,23 @@ def fit(
     learner: Learner, recipe: PolicyRecipe, sizes: Sizes, windows: Windows, held_out: Windows, path: Path, log: Log,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> nn.Module:  # fmt: skip
-    """Trains, or goes on from the checkpoint at `path`. on_step: told after every step."""
+    """Trains, or goes on from the checkpoint at `path`. on_step: told after every step.
+
+    Raises UsageError where the recipe asks for windows that the data have not.
+    """
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(place)
+    _check_stock(windows, recipe)
     torch.manual_seed(recipe.seed)
     model = learner.build(sizes, windows.moments).to(device)
     optimizer = optim.Muon(model, recipe.rate, recipe.matrix_rate)
     average = optim.Average(model, recipe.average)
     start = _resume(path, recipe, model, optimizer, average)
-    terms = torch.compile(learner.losses) if recipe.compile else learner.losses
+    windows.to(device)
+    if recipe.compile:
+        for part in model.children():
+            part.compile()
     half = torch.autocast(device.type, torch.bfloat16) if recipe.half else nullcontext()
     acting = (recipe.labelled // ranks) + (recipe.play // ranks)
     running: dict[str, float] = {}
@@ -71,7 +81,7 @@ def fit(
         rng = np.random.Generator(np.random.Philox(key=[recipe.seed, step * 1024 + rank]))
         batch = learner.batch(windows, picks(windows, recipe, rng, ranks), rng).to(device)
         with half:
-            found = terms(model, recipe, batch, acting, checkpoint.torch_seed(recipe.seed, step, rank))
+            found = learner.losses(model, recipe, batch, acting, checkpoint.torch_seed(recipe.seed, step, rank))
         sum(found.values(), torch.zeros((), device=device)).backward()
         if ranks > 1:
             _reduce(model, ranks)
@@ -81,12 +91,21 @@ def fit(
             running[name] = running.get(name, term.item()) * 0.98 + term.item() * 0.02
         on_step(step + 1)
         if rank == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.iterations):
-            store(path, recipe, sizes, windows.moments, step + 1, model, optimizer, average)
+            store(path, recipe, sizes, windows.moments, step + 1, model, optimizer, average, windows.source)
             tested, _ = load(path, learner)
             means = {name: round(value, 4) for name, value in running.items()}
             spent = round(time.process_time())
             log({"step": step + 1, "cpu_s": spent, **means, **learner.figures(tested, held_out)})
+    if ranks > 1:
+        dist.barrier()  # the last checkpoint is the first process's to write
     return load(path, learner)[0]
+
+
+def _check_stock(windows: Windows, recipe: PolicyRecipe) -> None:
+    for name, kind in (("labelled", LABELLED), ("play", PLAY), ("video", VIDEO)):
+        rows = getattr(recipe, name)
+        if rows and not len(windows.by_kind[kind]):
+            raise UsageError(f"recipe: policy.{name} {rows}: the data have no such windows; set it to 0 or add some")
 
 
 def _reduce(model: nn.Module, ranks: int) -> None:
@@ -108,19 +127,21 @@ def _resume(
     state = checkpoint.load(path)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    average.values, average.count = state["average"], state["step"]
+    average.values = {name: value.to(average.values[name].device) for name, value in state["average"].items()}
+    average.count = state["step"]
     step: int = state["step"]
     return step
 
 
 def store(
     path: Path, recipe: PolicyRecipe, sizes: Sizes, moments: Moments, step: int, model: nn.Module,
-    optimizer: optim.Muon, average: optim.Average,
+    optimizer: optim.Muon, average: optim.Average, source: Source | None = None,
 ) -> None:  # fmt: skip
-    """One checkpoint: weights, their average, optimizer, statistics."""
+    """One checkpoint: weights, their average, optimizer, statistics, what the data were like."""
     checkpoint.save(
         path, recipe=asdict(recipe), sizes=sizes.to_json(), moments=moments.to_json(), step=step,
         model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values,
+        source=(source or Source()).to_json(),
     )  # fmt: skip
 
 

@@ -90,10 +90,10 @@ def encoder_loss(
 
 
 def shows_arm(labels: Tensor) -> Tensor:
-    """Which frames show our arm: its elbow is as far from the shoulder as the upper arm is long. The decoder draws
-    nothing else. labels: Shape (B, K, C), [m] -> Shape (B,), bool."""
-    reach = (labels[:, 0, 6:9] - torch.tensor(SHOULDER)).norm(dim=-1)
-    return (reach - scene.UPPER_ARM).abs() < 0.01
+    """Which frames show our arm: its tip is as far from its wrist as the hand is long. The decoder draws nothing
+    else. labels: Shape (B, K, C), [m] -> Shape (B,), bool."""
+    hand = (labels[:, 0, :3] - labels[:, 0, 3:6]).norm(dim=-1)
+    return (hand - scene.HAND).abs() < 0.01
 
 
 def decoder_loss(model: Tokenizer, image: Tensor, labels: Tensor, latent: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def fit(
 ) -> Tokenizer:  # fmt: skip
     """Trains, or goes on from the checkpoint at `path`. on_step: told after every step."""
     torch.manual_seed(recipe.seed)
-    model = Tokenizer(sizes).to(memory_format=torch.channels_last)
+    model = Tokenizer(sizes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     background = torch.from_numpy(np.median(stills.frames[:400], axis=0).astype(np.float32)) / 127.5 - 1.0
     with torch.no_grad():
         model.decoder.background.copy_(background.permute(2, 0, 1).unsqueeze(0))
@@ -159,7 +159,7 @@ def fit(
     start = 0
     if path.exists():
         state = checkpoint.load(path)
-        if state["sizes"] == sizes.to_json():
+        if Sizes.from_json(state["sizes"]) == sizes:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             average.values, average.count, start = state["average"], state["step"], state["step"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from dzedge.export.episodes import LABELLED
-from dzedge.export.fit_wam import action_loss, committed, explained, grounding_loss, mixed
+from dzedge.export.fit_wam import action_loss, committed, explained, grounding_term, mixed
 from dzedge.export.model.dual_vla import DualVla
 from dzedge.export.model.flow_vla import FlowVla
 from dzedge.export.model.moments import Moments
@@ -59,7 +59,7 @@ class FlowLearner:
         chunk, logits = model(seen, words, batch.state, mixed(batch.action, noise, time), prefix, mask, time)
         return {
             "action": recipe.action_weight * action_loss(chunk, batch, mask, time),
-            "ground": recipe.grounding * grounding_loss(logits, words, batch.colour),
+            **grounding_term(recipe, logits, words, batch.colour),
         }
 
     def chunk(self, model: nn.Module, batch: Batch, noise: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class FlowLearner:
 
 
 class DualLearner(FlowLearner):
-    """GR00T-N1-like: what the slow system saw is up to `slow_steps` old."""
+    """GR00T-N1-like: what the slow system saw is up to SLOW_STEPS old."""
 
     def build(self, sizes: Sizes, moments: Moments) -> nn.Module:
         return DualVla(sizes)
@@ -96,7 +96,7 @@ class DualLearner(FlowLearner):
         chunk, logits = model(seen, words, batch.slow_age, batch.state, noisy, prefix, mask, time)
         return {
             "action": recipe.action_weight * action_loss(chunk, batch, mask, time),
-            "ground": recipe.grounding * grounding_loss(logits, words, batch.colour),
+            **grounding_term(recipe, logits, words, batch.colour),
         }
 
     def chunk(self, model: nn.Module, batch: Batch, noise: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class TokenLearner:
         miss = fn.cross_entropy(said.flatten(0, 1), tokens.flatten(), reduction="none").view_as(counted)
         return {
             "action": recipe.action_weight * (miss * counted).sum() / counted.sum().clamp(min=1.0),
-            "ground": recipe.grounding * grounding_loss(logits, words, batch.colour),
+            **grounding_term(recipe, logits, words, batch.colour),
         }
 
     def tokens(self, action: Tensor) -> Tensor:

@@ -120,6 +120,8 @@ class WamLearner:
 
 def importance_of(sizes: Sizes, cube_weight: float) -> Tensor:
     """Weights of latent channels in the video term, of mean 1. Shape (K, C)."""
+    if not sizes.structured:
+        return torch.ones(sizes.tokens, sizes.channels)
     weight = torch.from_numpy(used(sizes.channels).astype(np.float32))
     weight[1:] *= cube_weight
     return weight * (weight.numel() / weight.sum())
@@ -150,8 +152,15 @@ def losses(model: Wam, recipe: PolicyRecipe, batch: Batch, chance: Draw) -> dict
     return {
         "video": video,
         "action": recipe.action_weight * action_loss(chunk, batch, chance.prefix_mask, chance.t_action),
-        "ground": recipe.grounding * grounding_loss(logits, chance.words, batch.colour),
+        **grounding_term(recipe, logits, chance.words, batch.colour),
     }
+
+
+def grounding_term(recipe: PolicyRecipe, logits: Tensor, words: Tensor, colour: Tensor) -> dict[str, Tensor]:
+    """The loss `ground`, or nothing where tokens have no names."""
+    if logits.shape[1] == 1:
+        return {}
+    return {"ground": recipe.grounding * grounding_loss(logits, words, colour)}
 
 
 def grounding_loss(logits: Tensor, words: Tensor, colour: Tensor) -> Tensor:
@@ -218,20 +227,17 @@ def explained(predicted: Tensor, true: Tensor, mask: Tensor) -> float:
 
 @torch.no_grad()
 def figures(model: Wam, windows: Windows, count: int = 256) -> dict[str, float]:
-    """Held-out: tip error of the last imagined frame [mm] against copying, and R2 of actions, by kind."""
+    """Held-out, by kind: how good imagined frames are (`imagined`), and R2 of actions."""
     found: dict[str, float] = {}
     scale = torch.from_numpy(windows.moments.residual_std.astype(np.float32))
     for kind, name in ((LABELLED, "lab"), (VIDEO, "nov")):
         pool = windows.by_kind[kind]
+        if not len(pool):
+            continue
         batch = windows.batch(pool[np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int)])
         rng = torch.Generator().manual_seed(1)
         video, rows = imagine(model, batch, torch.randn(batch.video.shape, generator=rng), 1)
-        last = batch.frame_mask[:, -1] > 0
-        gap = ((video - batch.video) * scale)[last][:, -1, 0, :3].norm(dim=-1)
-        copy = (batch.video * scale)[last][:, -1, 0, :3].norm(dim=-1)
-        found[f"{name}_tip_mm"] = round(gap.mean().item() * SCALE * 1e3, 1)
-        found[f"{name}_copy_mm"] = round(copy.mean().item() * SCALE * 1e3, 1)
-        found[f"{name}_video_r2"] = explained(video[:, :, 0], batch.video[:, :, 0], batch.frame_mask.unsqueeze(-1))
+        found |= {f"{name}_{figure}": value for figure, value in imagined(model.sizes, batch, video, scale).items()}
         if kind == LABELLED:
             noise = torch.randn(batch.action.shape, generator=rng)
             mask = batch.action_mask.unsqueeze(-1)
@@ -241,8 +247,22 @@ def figures(model: Wam, windows: Windows, count: int = 256) -> dict[str, float]:
             if model.sizes.given:
                 told = (batch.action, torch.ones(len(batch.action)))
                 video, _ = imagine(model, batch, torch.randn(batch.video.shape, generator=rng), 1, told)
-                gap = ((video - batch.video) * scale)[last][:, -1, 0, :3].norm(dim=-1)
-                found["given_tip_mm"] = round(gap.mean().item() * SCALE * 1e3, 1)
+                following = imagined(model.sizes, batch, video, scale)
+                found |= {f"given_{name}": value for name, value in following.items() if name != "copy_mm"}
     return found
 
 
+def imagined(sizes: Sizes, batch: Batch, video: Tensor, scale: Tensor) -> dict[str, float]:
+    """Tip error of the last frame [mm] against copying, and R2 of the arm's token; of patches R2 of all alone.
+    video: Shape (B, F, K, C); scale: its units, Shape (F, K, C)."""
+    mask = batch.frame_mask[..., None, None]
+    if not sizes.structured:
+        return {"video_r2": explained(video, batch.video, mask)}
+    last = batch.frame_mask[:, -1] > 0
+    gap, copied = (
+        (moved * scale)[last][:, -1, 0, :3].norm(dim=-1).mean().item() for moved in (video - batch.video, batch.video)
+    )
+    return {
+        "tip_mm": round(gap * SCALE * 1e3, 1), "copy_mm": round(copied * SCALE * 1e3, 1),
+        "video_r2": explained(video[:, :, :1], batch.video[:, :, :1], mask),
+    }  # fmt: skip

@@ -62,7 +62,7 @@ class Muon:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adam.load_state_dict(state["adam"])
-        self.momenta = state["momenta"]
+        self.momenta = [kept.to(own.device) for own, kept in zip(self.momenta, state["momenta"], strict=True)]
 
 
 class Average:

@@ -10,23 +10,15 @@ from numpy.typing import NDArray
 
 from dzedge import __version__, bundle
 from dzedge.export import families, onnx, parity
-from dzedge.export.fit_tokenizer import Tokenizer
+from dzedge.export.fit_vla import SLOW_STEPS
 from dzedge.export.model.latent import latent_mean, latent_std
 from dzedge.export.model.moments import Moments
-from dzedge.export.model.sizes import TOKEN_NAMES, Sizes
-from dzedge.export.model.text import VOCABULARY
-from dzedge.hardware.sim.scene import JOINTS
+from dzedge.export.model.sizes import Sizes
+from dzedge.export.source import Source
+from dzedge.export.tokenizers import AnyTokenizer
 from dzedge.minisign import SecretKey
 
-DT_NS = 100_000_000
-FRAME_DT_NS = 200_000_000
-HISTORY_NS = (200_000_000, 0)
 EXECUTE = 4
-ROBOT = "so101-sim"
-
-
-SLOW_NS = 400_000_000
-"""How long a dual-system VLA keeps what its slow system saw: as old as it was trained for."""
 SAMPLERS = {
     "wam": ("video_first(1,1)", "video_first(2,1)", "video_first(4,1)", "video_first(4,4)", "joint(4)", "flash(1)"),
     "flow_vla": ("euler(4)", "euler(10)", "euler(1)"), "dual_vla": ("euler(4)", "euler(10)", "euler(1)"),
@@ -48,24 +40,28 @@ class Release:
 
 
 def section(
-    sizes: Sizes, moments: Moments, release: Release, variants: dict[str, list[bundle.Variant]]
-) -> bundle.Section:
-    """The manifest's `dzedge` section."""
-    family = release.family
+    sizes: Sizes, moments: Moments, release: Release, variants: dict[str, list[bundle.Variant]],
+    source: Source | None = None,
+) -> bundle.Section:  # fmt: skip
+    """The manifest's `dzedge` section. source: of the training data, none for the simulator's."""
+    family, source = release.family, source or Source()
     imagines = family == "wam"
     rows = {"layers": sizes.layers, "heads": sizes.heads, "head_dim": sizes.head_width}
     window = bundle.Window(slots=sizes.window, **rows) if imagines else bundle.Window(**rows)
     return bundle.Section(
-        family=family, model_id=release.model_id, version=release.version, min_runtime=__version__, robot=ROBOT,
-        joints=JOINTS, opset={"ai.onnx": onnx.OPSET},
+        family=family,  # type: ignore[arg-type]
+        model_id=release.model_id, version=release.version, min_runtime=__version__,
+        robot=source.robot, joints=source.joints, opset={"ai.onnx": onnx.OPSET},
         image=bundle.Image(height=sizes.image_height, width=sizes.image_width),
-        horizon=sizes.horizon, dt_ns=DT_NS, execute=EXECUTE, max_prefix=release.max_prefix,
+        horizon=sizes.horizon, dt_ns=source.dt_ns, execute=EXECUTE, max_prefix=release.max_prefix,
         video=bundle.Video(
-            frames=sizes.frames if imagines else 0, frame_dt_ns=FRAME_DT_NS, history_ns=HISTORY_NS,
-            tokens=sizes.tokens, channels=sizes.channels, token_names=TOKEN_NAMES,
+            frames=sizes.frames if imagines else 0, frame_dt_ns=source.frame_dt_ns,
+            history_ns=(source.frame_dt_ns, 0),
+            tokens=sizes.tokens, channels=sizes.channels, token_names=sizes.token_names,
         ),
-        window=None if family == "dual_vla" else window, slow_ns=SLOW_NS if family == "dual_vla" else None,
-        language=bundle.Language(words=sizes.words, vocabulary=dict(VOCABULARY)),
+        window=None if family == "dual_vla" else window,
+        slow_ns=SLOW_STEPS * source.dt_ns if family == "dual_vla" else None,  # as old as it was trained for
+        language=bundle.Language(words=sizes.words, vocabulary=dict(source.vocabulary)),
         statistics=_statistics(sizes, moments, family),
         samplers=release.samplers or SAMPLERS[family],
         graphs={name: bundle.Graph(variants=tuple(files)) for name, files in variants.items()},
@@ -74,10 +70,13 @@ def section(
 
 def _statistics(sizes: Sizes, moments: Moments, family: str) -> bundle.Statistics:
     bins = family == "token_vla"
+    # Structured tokens have none: their units are fixed.
+    mean = latent_mean(sizes.channels) if moments.latent_mean is None else moments.latent_mean
+    std = latent_std(sizes.channels) if moments.latent_std is None else moments.latent_std
     return bundle.Statistics(
         action_std=_matrix(moments.action_std), state_mean=_vector(moments.state_mean),
         state_std=_vector(moments.state_std),
-        latent_mean=_matrix(latent_mean(sizes.channels)), latent_std=_matrix(latent_std(sizes.channels)),
+        latent_mean=_matrix(mean), latent_std=_matrix(std),
         residual_std=tuple(_matrix(m) for m in moments.residual_std) if family == "wam" else None,
         action_low=_matrix(moments.action_low * moments.action_std) if bins else None,
         action_high=_matrix(moments.action_high * moments.action_std) if bins else None,
@@ -95,7 +94,7 @@ def _matrix(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
 def package(
     folder: Path,
     model: Any,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     moments: Moments,
     release: Release,
     secret: SecretKey,
@@ -103,13 +102,15 @@ def package(
     quantized: dict[str, list[bundle.Variant]] | None = None,
     files: dict[str, Path] | None = None,
     card: str = "",
+    source: Source | None = None,
 ) -> list[parity.Parity]:
     """Writes and signs the bundle in `folder`, after parity of every float graph. Returns what parity measured.
 
     model: of any family (`families.load`).
 
     files: float graphs already exported (else exported here); quantized: further variants whose files lie in the
-    folder of `files`; card: a README.md that travels in the bundle.
+    folder of `files`; card: a README.md that travels in the bundle; source: of the training data, none for the
+    simulator's.
     """
     staging = folder.with_suffix(".staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -122,12 +123,12 @@ def package(
         variants[name] = [bundle.Variant(file=path.name, precision="fp32", ep="any", isa="any")]
         variants[name] += (quantized or {}).get(name, [])
         for variant in variants[name]:
-            source = path.with_name(variant.file)
-            if source.parent != staging:
-                shutil.copyfile(source, staging / variant.file)
+            file = path.with_name(variant.file)
+            if file.parent != staging:
+                shutil.copyfile(file, staging / variant.file)
     if card:
         (staging / "README.md").write_text(card)
-    bundle.pack(staging, section(model.sizes, moments, release, variants), secret, created, folder.stem)
+    bundle.pack(staging, section(model.sizes, moments, release, variants, source), secret, created, folder.stem)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return found

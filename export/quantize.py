@@ -125,14 +125,14 @@ class Loss:
     """What quantization costs against float32, over held-out decisions.
 
     action_mean, action_worst: [rad]; action_share: of the actions' root mean square; tip_mm: imagined last frame;
-    encoder_mm: tip of the encoded frame.
+    encoder_mm: tip of the encoded frame; both none where tokens are patches.
     """
 
     action_mean: float
     action_worst: float
     action_share: float
-    tip_mm: float
-    encoder_mm: float
+    tip_mm: float | None
+    encoder_mm: float | None
 
 
 def loss(reference: Graphs, quantized: Graphs, cases: list[Case], moments: Moments) -> Loss:
@@ -148,10 +148,10 @@ def loss(reference: Graphs, quantized: Graphs, cases: list[Case], moments: Momen
             )
         )
         encoder.append(_tip_mm(ours.latent - theirs.latent))
-    stacked = np.array(action)
+    stacked, structured = np.array(action), reference.sizes.structured
     return Loss(
-        float(stacked.mean()), float(stacked.max()),
-        float(np.sqrt((stacked**2).mean() / np.mean(size))), float(np.mean(tip)), float(np.mean(encoder)),
+        float(stacked.mean()), float(stacked.max()), float(np.sqrt((stacked**2).mean() / np.mean(size))),
+        float(np.mean(tip)) if structured else None, float(np.mean(encoder)) if structured else None,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+UNITS = ("rad", "deg")
 FAMILIES = ("wam", "flow_vla", "token_vla", "dual_vla")
 
 
@@ -21,7 +22,11 @@ FAMILIES = ("wam", "flow_vla", "token_vla", "dual_vla")
 class TokenizerRecipe:
     """iterations and batch; rate: of AdamW; heat: weight of the heat maps' cross-entropy; decoder_every: the
     decoder learns at every n-th iteration; half: convolutions in bfloat16, where the processor has it (2.3 times as
-    fast); stills: frames of unrelated scenes to learn from; save_every: iterations between checkpoints."""
+    fast); stills: frames of unrelated scenes to learn from; save_every: iterations between checkpoints.
+
+    Of a tokenizer of patches: stills: frames of the data, at most; rare: weight of pixels unlike the median frame;
+    kl: of the code's divergence from noise; noise: added to the code. heat and decoder_every are not its.
+    """
 
     iterations: int = 1500
     batch: int = 64
@@ -30,6 +35,9 @@ class TokenizerRecipe:
     decoder_every: int = 3
     half: bool = True
     stills: int = 28000
+    rare: float = 6.0
+    kl: float = 1e-3
+    noise: float = 0.05
     save_every: int = 250
     seed: int = 0
 
@@ -49,6 +57,8 @@ class PolicyRecipe:
     Data: video_share: of the arm's videos without actions; marker: whether the hand's videos are used; auxiliary:
     actions never see a finished video, the video loss only shapes features; pseudo_labels: videos become labelled
     episodes by an inverse-dynamics model. compile, half: for a GPU.
+
+    Patches have no names: with them grounding and cube_weight have no effect.
     """
 
     family: str = "wam"
@@ -69,7 +79,6 @@ class PolicyRecipe:
     language_hidden: float = 0.08
     max_prefix: int = 3
     prefix_share: float = 0.4
-    slow_steps: int = 4
     grounding: float = 0.3
     action_weight: float = 1.0
     cube_weight: float = 0.3
@@ -88,19 +97,53 @@ class PolicyRecipe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """camera: whose frames, empty for the only one; dt: seconds between actions; frame_dt: seconds between imagined
+    frames, and back to the history frame, both whole numbers of the dataset's steps; units: of its joints, "rad", or
+    "deg" with a gripper of 0 to 100, as LeRobot records with use_degrees."""
+
+    camera: str = ""
+    dt: float = 0.1
+    frame_dt: float = 0.2
+    units: str = "rad"
+
+    def __post_init__(self) -> None:
+        if self.units not in UNITS:
+            raise UsageError(f"recipe: data.units {self.units!r}: must be one of {', '.join(UNITS)}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
-    """Sizes, tokenizer, policy."""
+    """Sizes, tokenizer, policy, data. Raises UsageError where they do not go together."""
 
     sizes: Sizes
     tokenizer: TokenizerRecipe
     policy: PolicyRecipe
+    data: DataRecipe = DataRecipe()
+
+    def __post_init__(self) -> None:
+        if self.policy.pseudo_labels and not self.sizes.structured:
+            raise UsageError(
+                "recipe: policy.pseudo_labels true: must be false with sizes.tokenizer 'vae': joints are read off the "
+                "arm's token, and patches have none"
+            )
 
 
-def _part(kind: Callable[..., Any], table: dict[str, Any], name: str) -> Any:
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def _part(kind: Callable[..., Any], table: Any, name: str) -> Any:
+    if not isinstance(table, dict):
+        raise UsageError(f"recipe: {name} {table!r}: must be a table [{name}]")
     try:
-        return kind(**table)
+        part = kind(**table)
     except TypeError as error:
         raise UsageError(f"recipe: table [{name}]: {error}; remove or rename that key") from error
+    for field in dataclasses.fields(part):
+        value, wanted = getattr(part, field.name), type(field.default)
+        if not (type(value) is wanted or (wanted is float and type(value) is int)):
+            raise UsageError(f"recipe: {name}.{field.name} {value!r}: must be {KINDS[wanted.__name__]}")
+    return part
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -109,11 +152,12 @@ def read_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"recipe {path}: {error}; name a TOML file such as export/recipes/wam.toml") from error
-    unknown = set(table) - {"sizes", "tokenizer", "policy"}
+    unknown = set(table) - {"sizes", "tokenizer", "policy", "data"}
     if unknown:
         raise UsageError(f"recipe {path}: unknown table or key {sorted(unknown)[0]!r}; remove it")
     return Recipe(
         _part(Sizes, table.get("sizes", {}), "sizes"),
         _part(TokenizerRecipe, table.get("tokenizer", {}), "tokenizer"),
         _part(PolicyRecipe, table.get("policy", {}), "policy"),
+        _part(DataRecipe, table.get("data", {}), "data"),
     )

@@ -16,12 +16,13 @@ import torch
 
 from dzedge.bundle import Variant
 from dzedge.errors import UsageError
-from dzedge.export import families, fit_tokenizer, optim, quantize
+from dzedge.export import families, optim, quantize, tokenizers
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.wam import Wam
 from dzedge.export.onnx import export_all
 from dzedge.export.package import Release, package
 from dzedge.export.sampler import Graphs, cases_of
+from dzedge.export.source import Source
 from dzedge.export.train import TOKENIZER, parts
 from dzedge.minisign import SecretKey
 
@@ -46,7 +47,7 @@ def release(
 
     Raises ParityError or QuantizationError: then nothing is written.
     """
-    tokenizer = fit_tokenizer.load(policy.parent / TOKENIZER)
+    tokenizer, source = tokenizers.load(policy.parent / TOKENIZER), Source.load(policy)
     family, model, moments, recipe = families.load(policy)
     secret = SecretKey.decode(key.read_text(), str(key))
     report: dict[str, object] = {
@@ -58,24 +59,25 @@ def release(
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         files = export_all(families.cut(model, tokenizer), Path(folder))
-        variants = _quantized(files, model, moments, root, report) if int8 and family == "wam" else None
+        variants = _quantized(files, model, moments, root, source, report) if int8 and family == "wam" else None
         report["bytes"] = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
         about = Release(out.stem, version, family, max_prefix=recipe["max_prefix"])
+        text = card(family, report, notes, source.robot, model.sizes.structured)
         found = package(
-            out, model, tokenizer, moments, about, secret, created, variants, files, card(family, report, notes)
-        )
+            out, model, tokenizer, moments, about, secret, created, variants, files, text, source
+        )  # fmt: skip
     report["parity"] = {f"{p.graph}.{p.output}": p.difference for p in found}
     return report
 
 
 def _quantized(
-    files: dict[str, Path], model: Wam, moments: Moments, root: Path, report: dict[str, object]
+    files: dict[str, Path], model: Wam, moments: Moments, root: Path, source: Source, report: dict[str, object]
 ) -> dict[str, list[Variant]]:
     """Quantized files beside the float ones, and into the report what they cost. Raises QuantizationError."""
-    reference, words = Graphs(files, model.sizes, moments), model.sizes.words
-    feeds = quantize.record(reference, cases_of(root, CALIBRATION_CASES, words, seed=1))
+    reference = Graphs(files, model.sizes, moments)
+    feeds = quantize.record(reference, cases_of(root, CALIBRATION_CASES, model.sizes, 1, source))
     variants = quantize.quantize_all(files, feeds)
-    cases = cases_of(root, TEST_CASES, words, seed=2)
+    cases = cases_of(root, TEST_CASES, model.sizes, 2, source)
     board = Graphs(quantize.with_variant(files, "s8s8"), model.sizes, moments, qdq_off=True)
     narrow = Graphs(quantize.with_variant(files, "u8s8"), model.sizes, moments)
     both = {"s8s8": board, "u8s8": narrow}
@@ -98,14 +100,24 @@ KINDS = {
 }
 
 
-def card(family: str, report: dict[str, object], notes: str) -> str:
+EYES = {
+    True: "Sim-supervised frame tokenizer (it learned positions from the simulator's labels; at run time it sees\n"
+    "pixels only)",
+    False: "Self-supervised frame tokenizer (a convolutional autoencoder of image patches, without labels)",
+}
+"""What the tokenizer is, by whether its tokens are things."""
+
+
+def card(
+    family: str, report: dict[str, object], notes: str, robot: str = "so101-sim", structured: bool = True
+) -> str:  # fmt: skip
     """What the bundle says about itself in words."""
     kind, how = KINDS[family]
+    whose = "the simulated SO-101" if robot == "so101-sim" else robot
+    where = "Trained on one\nCPU core. " if structured else ""  # the recipe of things is the one for a CPU
     return (
-        f"# A small {kind} for the simulated SO-101\n\n"
-        "Sim-supervised frame tokenizer (it learned positions from the simulator's labels; at run time it sees\n"
-        f"pixels only) and a trunk: {how}. Trained on one\n"
-        f"CPU core. {notes}\n\n```json\n{json.dumps(report, indent=1)}\n```\n"
+        f"# A small {kind} for {whose}\n\n"
+        f"{EYES[structured]} and a trunk: {how}. {where}{notes}\n\n```json\n{json.dumps(report, indent=1)}\n```\n"
     )
 
 

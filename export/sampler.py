@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dzedge.export import parity
-from dzedge.export.data import CAMERA, shrink
 from dzedge.export.dataset import Dataset
+from dzedge.export.footage import Lens
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.text import words_of
+from dzedge.export.source import STATE, Source
 
 FloatArray = NDArray[np.float32]
 Feed = Mapping[str, NDArray[np.generic]]
@@ -46,7 +47,7 @@ class Graphs:
 
     def __init__(self, files: dict[str, Path], sizes: Sizes, moments: Moments, qdq_off: bool = False) -> None:
         self._sessions = {name: parity.session(path, qdq_off) for name, path in files.items()}
-        self._sizes, self._moments = sizes, moments
+        self.sizes, self._moments = sizes, moments
 
     def _run(self, graph: str, feed: Feed, watch: Callable[[str, Feed], None]) -> list[FloatArray]:
         watch(graph, feed)
@@ -62,7 +63,7 @@ class Graphs:
         watch: Callable[[str, Feed], None] = nothing,
     ) -> Answer:
         """One chunk by video-first sampling. latent: use this one instead of the encoder's; watch: sees every feed."""
-        sizes, moments = self._sizes, self._moments
+        sizes, moments = self.sizes, self._moments
         rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
         if latent is None:
             latent = self._run("frame_encoder", {"image": case.image}, watch)[0]
@@ -93,21 +94,22 @@ class Graphs:
         return Answer(latent[0], video[0], (action + velocity)[0].astype(np.float64) * moments.action_std)
 
 
-def cases_of(root: Path, count: int, words_length: int, seed: int = 0) -> list[Case]:
-    """Decisions from a dataset's episodes that have a task and actions, the history frame 0.2 s before."""
-    rng = np.random.default_rng([seed, 3])
-    data = Dataset(root)
-    offsets, joints = data.offsets, data.column("observation.state")
+def cases_of(root: Path, count: int, sizes: Sizes, seed: int = 0, source: Source | None = None) -> list[Case]:
+    """Decisions from a dataset's episodes that have a task and actions, with the history frame. source: of the
+    dataset, none for the simulator's."""
+    rng, source, lens = np.random.default_rng([seed, 3]), source or Source(), Lens(sizes)
+    data, back = Dataset(root), source.frame_steps
+    offsets, joints = data.offsets, source.radians(data.column(STATE), f"{root}: {STATE}")
     acts = data.column("acts").reshape(-1) if "acts" in data.features else np.ones(len(joints), bool)
-    able = [i for i in range(data.episodes) if data.tasks[i] and acts[offsets[i]] and offsets[i + 1] - offsets[i] > 3]
+    long = np.diff(offsets) > back + 1
+    able = [i for i in range(data.episodes) if data.tasks[i] and acts[offsets[i]] and long[i]]
     cases = []
     for episode in sorted(rng.choice(able, count)):
-        step = int(rng.integers(2, offsets[episode + 1] - offsets[episode]))
-        frames = data.frames(CAMERA, episode)
+        step = int(rng.integers(back, offsets[episode + 1] - offsets[episode]))
+        seen = lens.shrink(data.frames(source.camera, episode)[[step, step - back]])
         now, before = (
-            np.ascontiguousarray(shrink(frames[i]).transpose(2, 0, 1)[None], dtype=np.float32) / 127.5 - 1.0
-            for i in (step, step - 2)
+            np.ascontiguousarray(frame.transpose(2, 0, 1)[None], dtype=np.float32) / 127.5 - 1.0 for frame in seen
         )
-        words = np.array([words_of(data.tasks[episode], words_length)], dtype=np.int64)
+        words = np.array([words_of(data.tasks[episode], sizes.words, source.vocabulary)], dtype=np.int64)
         cases.append(Case(now, before, words, joints[offsets[episode] + step].astype(np.float64)))
     return cases

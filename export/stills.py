@@ -98,7 +98,7 @@ def _shoot(world: World, frames: NDArray[np.uint8], rng: np.random.Generator) ->
         mujoco.mj_forward(world.model, world.data)
         frames[index] = shrink(eye.render(int(rng.integers(1 << 20)))[0])
         arm = np.append(world.points().reshape(-1), world.joints()[-1])
-        table[index] = tokens(arm[None], world.cubes().reshape(1, -1))[0]
+        table[index] = tokens(arm[None].astype(np.float32), world.cubes().reshape(1, -1).astype(np.float32))[0]
         views[index] = world.layout.view
     return table, views
 

@@ -1,7 +1,8 @@
 """Training: `dzedge train CONFIG.toml --data data --out checkpoints`.
 
-Data come from `python -m dzedge.export.data`, or are any LeRobotDataset v3 of the robot. The tokenizer is trained
-once and serves every policy; each policy resumes from its own checkpoint. Beside a checkpoint lie its log
+Data come from `python -m dzedge.export.data`, or are any LeRobotDataset v3: then by a recipe with a tokenizer of
+patches (`export/recipes/own_cpu.toml`), which needs no labels. The tokenizer is trained once and serves every policy of
+the same data; each policy resumes from its own checkpoint. Beside a checkpoint lie its log
 (`.jsonl`) and its curves (`.png`). Several processes share the work under torch's launcher:
 
     torchrun --nproc-per-node 2 -m dzedge.export.train export/recipes/wam.toml
@@ -12,6 +13,7 @@ import dataclasses
 import json
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import distributed as dist
 
 from dzedge.errors import UsageError
-from dzedge.export import curves, episodes, families, fit_policy, fit_tokenizer, inverse
+from dzedge.export import (
+    checkpoint,
+    curves,
+    episodes,
+    families,
+    fit_policy,
+    fit_tokenizer,
+    fit_vae,
+    footage,
+    inverse,
+    tokenizers,
+)
 from dzedge.export.episodes import VIDEO, Episodes
+from dzedge.export.model.sizes import Sizes
 from dzedge.export.recipe import PolicyRecipe, Recipe, read_recipe
+from dzedge.export.source import Source
 from dzedge.export.stills import load_or_generate
 from dzedge.export.windows import Windows
 
@@ -33,6 +48,12 @@ log = logging.getLogger("dzedge.export.train")
 TRAIN_STILLS, TEST_STILLS = 1, 2
 """Seeds of the stills."""
 TOKENIZER = "tokenizer.safetensors"
+PAIRS = 500
+"""Held-out frames that a tokenizer of patches is measured on."""
+SEEN = ("tokenizer", "tokens", "channels", "image_height", "image_width", "cell")
+"""Sizes that a policy and its tokenizer share."""
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for the first one, which trains the tokenizer."""
 
 
 class Journal:
@@ -65,12 +86,29 @@ class Journal:
 
 
 def train_tokenizer(recipe: Recipe, data: Path, path: Path) -> None:
-    """Stage 1, on stills."""
+    """Stage 1: on labelled stills of the simulator, or for patches on the frames of the data."""
+    if not recipe.sizes.structured:
+        return train_patches(recipe, data, path)
     stills = load_or_generate(data / "stills.npz", recipe.tokenizer.stills, TRAIN_STILLS)
     held_out = load_or_generate(data / "stills_val.npz", 1000, TEST_STILLS)
     journal = Journal(path, recipe.tokenizer.iterations)
     try:
         fit_tokenizer.fit(recipe.tokenizer, recipe.sizes, stills, held_out, path, journal.write, journal.step)
+    finally:
+        journal.close()
+
+
+def train_patches(recipe: Recipe, data: Path, path: Path) -> None:
+    """Stage 1 without labels."""
+    paths, sizes = parts(data, recipe.policy.marker), recipe.sizes
+    source = Source.of(paths, recipe.data, sizes)
+    chosen, held = footage.takes(paths)
+    log.info("reading frames of %s, camera %s", data, source.camera)
+    frames = footage.sampled(chosen, source.camera, sizes, recipe.tokenizer.stills)
+    held_out = footage.pairs(held, source.camera, sizes, PAIRS, sizes.frames * source.frame_steps)
+    journal = Journal(path, recipe.tokenizer.iterations)
+    try:
+        fit_vae.fit(recipe.tokenizer, sizes, frames, held_out, path, journal.write, journal.step)
     finally:
         journal.close()
 
@@ -101,22 +139,42 @@ def share_of_videos(data: Episodes, share: float) -> Episodes:
     return data.taken(~video | kept)
 
 
+def unfinished(tokenizer: Path) -> bool:
+    """Whether the tokenizer's training has not begun, or was interrupted."""
+    if not tokenizer.exists():
+        return True
+    state = checkpoint.load(tokenizer)
+    return bool(state["step"] < state["recipe"]["iterations"])
+
+
+def check_tokenizer(tokenizer: Path, sizes: Sizes) -> None:
+    """Raises UsageError where a tokenizer was made for other sizes than the recipe's."""
+    made = tokenizers.sizes_of(tokenizer)
+    for name in SEEN:
+        ours, theirs = getattr(sizes, name), getattr(made, name)
+        if ours != theirs and not (name == "cell" and sizes.structured):
+            raise UsageError(f"{tokenizer}: {name} {theirs!r}, the recipe has {ours!r}; give another folder with --out")
+
+
 def train_policy(recipe: Recipe, data: Path, path: Path) -> None:
     """Stage 2, on latents."""
-    tokenizer = path.parent / TOKENIZER
-    encoder = fit_tokenizer.load(tokenizer).encoder
-    paths = parts(data, recipe.policy.marker)
-    read = [episodes.cached(root, tokenizer, encoder, recipe.sizes, log.info) for root in paths]
-    training = share_of_videos(Episodes.joined(read[:-1]), recipe.policy.video_share)
+    tokenizer, paths = path.parent / TOKENIZER, parts(data, recipe.policy.marker)
+    check_tokenizer(tokenizer, recipe.sizes)
+    source = Source.of(paths, recipe.data, recipe.sizes)
+    encoder, sizes = tokenizers.load(tokenizer).encoder, source.sized(recipe.sizes)
+    chosen, held = footage.takes(paths)
+    read = {root: episodes.cached(root, tokenizer, encoder, sizes, log.info, source) for root in dict.fromkeys(paths)}
+    training = Episodes.joined([read[root].chosen(numbers) for root, numbers in chosen])
+    training = share_of_videos(training, recipe.policy.video_share)
     if recipe.policy.pseudo_labels:
         training = inverse.labelled(training, recipe.policy.seed, log.info)
-    windows = Windows(training, recipe.sizes)
-    held_out = Windows(read[-1], recipe.sizes, windows.moments)
+    windows = Windows(training, sizes, source=source)
+    held_out = Windows(read[held[0]].chosen(held[1]), sizes, windows.moments, source=source)
     log.info("windows: labelled %d, play %d, video %d", *map(len, windows.by_kind))
     journal = Journal(path, recipe.policy.iterations)
     learner = families.LEARNERS[recipe.policy.family]()
     try:
-        fit_policy.fit(learner, recipe.policy, recipe.sizes, windows, held_out, path, journal.write, journal.step)
+        fit_policy.fit(learner, recipe.policy, sizes, windows, held_out, path, journal.write, journal.step)
     finally:
         journal.close()
 
@@ -136,15 +194,22 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     recipe = read_recipe(options.config)
     recipe = dataclasses.replace(recipe, policy=seeded(recipe.policy, options.seed))
     options.out.mkdir(parents=True, exist_ok=True)
-    if not (options.out / TOKENIZER).exists():
+    if rank == 0 and unfinished(options.out / TOKENIZER):
         train_tokenizer(recipe, options.data, options.out / TOKENIZER)
+    if ranks > 1:
+        dist.barrier()
     name = f"{options.config.stem}-{recipe.policy.seed}.safetensors"
     train_policy(recipe, options.data, options.out / name)
+    if ranks > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def velocity(clean: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
 def rotate(rows: Tensor, position: Tensor) -> Tensor:
     """Rotary position code. rows: Shape (B, ..., n, hd); position: Shape (B, 1, ..., n), in steps of a frame."""
     half = rows.shape[-1] // 2
-    frequency = torch.exp(torch.arange(half, dtype=rows.dtype) * (-math.log(20.0) / half))
+    steps = torch.arange(half, dtype=position.dtype, device=position.device)  # float32 under bfloat16 rows too
+    frequency = torch.exp(steps * (-math.log(20.0) / half))
     angle = position.unsqueeze(-1) * frequency
     cos, sin = angle.cos(), angle.sin()
     first, second = rows[..., :half], rows[..., half:]
@@ -79,10 +80,12 @@ class Block(nn.Module):
 
 
 def names_of(names: Tensor, tokens: int) -> Tensor:
-    """Which kind of thing a token is: the arm, or a cube. Shape (2, d) -> Shape (K, d).
+    """Which kind of thing a token is: the arm, or a cube; or which patch. Shape (2, d) or (K, d) -> Shape (K, d).
 
     Cubes share one name, so what is learned about one colour holds for all; language points at the one it means.
     """
+    if len(names) == tokens:
+        return names
     return torch.cat([names[:1], names[1:].expand(tokens - 1, -1)])
 
 
@@ -105,6 +108,6 @@ def start_small(module: nn.Module, streams: list[nn.Module]) -> None:
             nn.init.zeros_(part.bias)
     for stream in streams:
         for name in ("shared", "leave"):
-            part = getattr(stream, name, None)
-            if isinstance(part, nn.Linear):
-                nn.init.zeros_(part.weight)
+            head = getattr(stream, name, None)
+            if isinstance(head, nn.Linear):
+                nn.init.zeros_(head.weight)

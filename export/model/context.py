@@ -10,7 +10,7 @@ from torch.nn import functional as fn
 
 from dzedge.export.model.blocks import Block, Rows, layers_of, names_of, normalised
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import POINTERS
+from dzedge.export.model.text import pointer_of, said
 
 
 class Context(nn.Module):
@@ -20,11 +20,12 @@ class Context(nn.Module):
         super().__init__()
         self.sizes, width = sizes, sizes.width
         self.enter = nn.Linear(sizes.channels, width)
-        self.names = nn.Parameter(0.2 * torch.randn(2, width))
+        self.names = nn.Parameter(0.2 * torch.randn(sizes.kinds, width))
         self.when = nn.Parameter(0.2 * torch.randn(2, 1, width))
         self.missing = nn.Parameter(0.2 * torch.randn(1, 1, width))
-        self.named = nn.Parameter(torch.randn(width))
-        self.doing = nn.Linear(width - POINTERS, width)
+        if sizes.pointers:
+            self.named = nn.Parameter(torch.randn(width))
+        self.doing = nn.Linear(width - sizes.pointers, width)
         self.shared = nn.Linear(width, 6 * width)
         self.state = nn.Sequential(nn.Linear(sizes.joints, width), nn.GELU(), nn.Linear(width, width))
         self.with_state = with_state
@@ -40,14 +41,16 @@ class Context(nn.Module):
     def forward(
         self, latent: Tensor, before: Tensor, has_before: Tensor, text: Tensor, state: Tensor | None = None
     ) -> tuple[Tensor, Rows, Tensor]:
-        """Final hidden states (B, N, d); every layer's rows (B, L, A, N, hd); logits over cubes and none (B, K).
+        """Final hidden states (B, N, d); every layer's rows (B, L, A, N, hd); logits over cubes and none (B, K),
+        over none alone (B, 1) where tokens are patches.
 
         latent, before: Shape (B, K, C); has_before: Shape (B,), 1 or 0; text: Shape (B, 1, d); state: Shape (B, J).
         """
-        doing = self.doing(text[..., :-POINTERS])
-        logits = fn.pad(text[:, 0, -POINTERS:], (0, 1))
-        pointer = fn.pad(logits.softmax(-1)[:, :-1], (1, 0)).unsqueeze(-1)
-        names = names_of(self.names, self.sizes.tokens) + pointer * self.named
+        doing, logits = said(text, self.sizes.pointers)
+        doing = self.doing(doing)
+        names = names_of(self.names, self.sizes.tokens)
+        if self.sizes.pointers:
+            names = names + pointer_of(logits) * self.named
         there = has_before.reshape(-1, 1, 1)
         now = self.enter(latent) + names + self.when[0]
         past = there * self.enter(before) + (1.0 - there) * self.missing + names + self.when[1]

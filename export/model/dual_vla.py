@@ -11,7 +11,7 @@ from dzedge.export.model.action_stream import ActionStream
 from dzedge.export.model.blocks import rows_of, start_small
 from dzedge.export.model.context import Context
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import TextEncoder
+from dzedge.export.model.text import text_encoder
 
 
 class ActionHead(nn.Module):
@@ -41,7 +41,7 @@ class DualVla(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.text = TextEncoder(sizes.width)
+        self.text = text_encoder(sizes)
         self.context = Context(sizes, with_state=False)
         self.head = ActionHead(sizes)
         start_small(self, [self.context, self.head.stream])

@@ -10,7 +10,7 @@ from dzedge.export.model.action_stream import ActionStream
 from dzedge.export.model.blocks import start_small
 from dzedge.export.model.context import Context
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import TextEncoder
+from dzedge.export.model.text import text_encoder
 
 
 class FlowVla(nn.Module):
@@ -19,7 +19,7 @@ class FlowVla(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.text = TextEncoder(sizes.width)
+        self.text = text_encoder(sizes)
         self.context = Context(sizes, with_state=True)
         self.action = ActionStream(sizes, with_state=False)
         start_small(self, [self.context, self.action])

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dzedge.export.model.blocks import velocity
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.tokenizer import FrameDecoder, FrameEncoder
 from dzedge.export.model.wam import Wam
 
 
@@ -66,7 +65,7 @@ class ActionGraph(nn.Module):
         return velocity(clean, action, t_action)
 
 
-def graphs(wam: Wam, encoder: FrameEncoder, decoder: FrameDecoder, seed: int = 0) -> list[Graph]:
+def graphs(wam: Wam, encoder: nn.Module, decoder: nn.Module, seed: int = 0) -> list[Graph]:
     """The six graphs with seeded example inputs, in the order in which a chunk needs them."""
     sizes: Sizes = wam.sizes
     rng = torch.Generator().manual_seed(seed)
@@ -79,7 +78,7 @@ def graphs(wam: Wam, encoder: FrameEncoder, decoder: FrameDecoder, seed: int = 0
     chunk = (1, sizes.horizon, sizes.joints)
     committed = torch.zeros(1, sizes.horizon)
     committed[:, :2] = 1.0
-    words = torch.arange(1, sizes.words + 1).unsqueeze(0)
+    words = torch.arange(1, sizes.words + 1).clamp(max=sizes.vocabulary - 1).unsqueeze(0)
     words[:, 4:] = 0
     moments = {
         "slot_pos": torch.arange(sizes.window).neg().float().unsqueeze(0),

@@ -12,7 +12,8 @@ from dzedge.export.model.sizes import Sizes
 class Moments:
     """Statistics of the training set. action_std: Shape (H, J), [rad]; action_low, action_high: Shape (H, J), 0.1 and
     99.9 % quantiles in units of action_std; state_mean, state_std: Shape (J,), [rad]; residual_std: Shape (F, K, C),
-    latent units."""
+    latent units; latent_mean, latent_std: Shape (K, C), of latents that a tokenizer learned, none where their units are
+    fixed (`latent.py`)."""
 
     action_std: NDArray[np.float64]
     state_mean: NDArray[np.float64]
@@ -20,6 +21,8 @@ class Moments:
     residual_std: NDArray[np.float64]
     action_low: NDArray[np.float64]
     action_high: NDArray[np.float64]
+    latent_mean: NDArray[np.float64] | None = None
+    latent_std: NDArray[np.float64] | None = None
 
     @classmethod
     def neutral(cls, sizes: Sizes) -> "Moments":
@@ -31,7 +34,8 @@ class Moments:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name).tolist() for name in self.__slots__}
+        tables = {name: getattr(self, name) for name in self.__slots__}
+        return {name: table.tolist() for name, table in tables.items() if table is not None}
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> "Moments":

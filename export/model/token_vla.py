@@ -10,7 +10,7 @@ from torch.nn import functional as fn
 from dzedge.export.model.blocks import Block, Rows, layers_of, normalised, start_small
 from dzedge.export.model.context import Context
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import TextEncoder
+from dzedge.export.model.text import text_encoder
 
 BINS = 256
 START = BINS
@@ -34,8 +34,8 @@ class TokenStream(nn.Module):
         ahead = fn.pad(tokens[:, :-1], (1, 0), value=START)
         hidden = self.tokens[ahead] + self.places
         known = context[0].shape[3]
-        ones = torch.ones(self.length, self.length)
-        mask = torch.cat([torch.zeros(self.length, known), ones.triu(1) * -1e4], dim=1)
+        mask = torch.ones(self.length, self.length, device=tokens.device).triu(1) * -1e4
+        mask = fn.pad(mask, (known, 0))
         for layer, block in enumerate(layers_of(self.blocks)):
             hidden, _ = self._layer(block, hidden, (context[0][:, layer], context[1][:, layer]), mask)
         return self.leave(normalised(hidden))
@@ -51,15 +51,15 @@ class TokenStream(nn.Module):
         mask = torch.cat([torch.zeros(context[0].shape[3]), unsaid, torch.zeros(1)]).unsqueeze(0)
         keys, values = [], []
         for layer, block in enumerate(layers_of(self.blocks)):
-            seen = tuple(torch.cat([known[:, layer], said[:, layer]], dim=2)
-                         for known, said in zip(context, past, strict=True))  # fmt: skip
-            hidden, own = self._layer(block, hidden, seen, mask)
+            key, value = (torch.cat([known[:, layer], said[:, layer]], dim=2)
+                          for known, said in zip(context, past, strict=True))  # fmt: skip
+            hidden, own = self._layer(block, hidden, (key, value), mask)
             keys.append(own[0])
             values.append(own[1])
         return self.leave(normalised(hidden)).squeeze(1), (torch.stack(keys, dim=1), torch.stack(values, dim=1))
 
     def _layer(self, block: Block, hidden: Tensor, seen: Rows, mask: Tensor) -> tuple[Tensor, Rows]:
-        still = torch.zeros(1, 1, self.sizes.width)
+        still = torch.zeros(1, 1, self.sizes.width, device=hidden.device)
         query, key, value = block.project(hidden, still, still)
         keys, values = torch.cat([seen[0], key], dim=2), torch.cat([seen[1], value], dim=2)
         hidden = hidden + block.attend(query, keys, values, mask)
@@ -72,7 +72,7 @@ class TokenVla(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.text = TextEncoder(sizes.width)
+        self.text = text_encoder(sizes)
         self.context = Context(sizes, with_state=True)
         self.stream = TokenStream(sizes)
         start_small(self, [self.context])

@@ -16,7 +16,8 @@ ARM_MAPS = 6
 """Heat maps for the arm: three are supervised (tip, wrist, elbow), three are free."""
 
 
-def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU. Shape (B, inputs, h, w) -> Shape (B, outputs, h / stride, w / stride)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )
@@ -43,15 +44,15 @@ class FrameEncoder(nn.Module):
         w = sizes.encoder_width
         self.sizes = sizes
         self.maps = ARM_MAPS + sizes.tokens - 1
-        self.stem = _convolution(3, w, 5, 2)
-        self.fine = _convolution(w, w)
-        self.down = _convolution(w, 2 * w, 3, 2)
-        self.mid = _convolution(2 * w, 2 * w)
-        self.lower = _convolution(2 * w, 3 * w, 3, 2)
-        self.deep = nn.ModuleList(_convolution(3 * w, 3 * w) for _ in range(3))
+        self.stem = convolution(3, w, 5, 2)
+        self.fine = convolution(w, w)
+        self.down = convolution(w, 2 * w, 3, 2)
+        self.mid = convolution(2 * w, 2 * w)
+        self.lower = convolution(2 * w, 3 * w, 3, 2)
+        self.deep = nn.ModuleList(convolution(3 * w, 3 * w) for _ in range(3))
         self.up_mid = nn.Conv2d(3 * w, 2 * w, 1)
         self.up_fine = nn.Conv2d(2 * w, w, 1)
-        self.join = _convolution(w, w)
+        self.join = convolution(w, w)
         self.heat = nn.Conv2d(w, self.maps, 1)
         self.arm = nn.Sequential(nn.Linear(ARM_MAPS * (w + 2), 96), nn.ReLU(), nn.Linear(96, ARM_CHANNELS))
         self.cube = nn.Sequential(nn.Linear(w + 3, 64), nn.ReLU(), nn.Linear(64, CUBE_CHANNELS))

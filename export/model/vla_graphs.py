@@ -9,7 +9,6 @@ from dzedge.export.model.flow_vla import FlowVla
 from dzedge.export.model.graphs import Graph
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.token_vla import TokenVla
-from dzedge.export.model.tokenizer import FrameEncoder
 
 Vla = FlowVla | TokenVla | DualVla
 
@@ -85,7 +84,7 @@ class TokenGraph(nn.Module):
         return logits, own[0].squeeze(0), own[1].squeeze(0)
 
 
-def graphs(model: Vla, encoder: FrameEncoder, seed: int = 0) -> list[Graph]:
+def graphs(model: Vla, encoder: nn.Module, seed: int = 0) -> list[Graph]:
     """The graphs of a VLA with seeded example inputs, in the order in which a chunk needs them."""
     sizes: Sizes = model.sizes
     rng = torch.Generator().manual_seed(seed)
@@ -93,7 +92,7 @@ def graphs(model: Vla, encoder: FrameEncoder, seed: int = 0) -> list[Graph]:
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=rng)
 
-    words = torch.arange(1, sizes.words + 1).unsqueeze(0)
+    words = torch.arange(1, sizes.words + 1).clamp(max=sizes.vocabulary - 1).unsqueeze(0)
     words[:, 4:] = 0
     image = noise(1, 3, sizes.image_height, sizes.image_width).clamp(-1, 1)
     frame, state = (1, sizes.tokens, sizes.channels), noise(1, sizes.joints)

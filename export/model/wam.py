@@ -27,7 +27,7 @@ from dzedge.export.model.blocks import (
     start_small,
 )
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.model.text import POINTERS, TextEncoder
+from dzedge.export.model.text import pointer_of, said, text_encoder
 
 EMBODIMENTS = 4
 """Bodies that a trunk can tell apart; 0 is the one it acts with."""
@@ -46,13 +46,13 @@ class Prefill(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.enter = nn.Linear(sizes.channels, sizes.width)
-        self.names = nn.Parameter(0.2 * torch.randn(2, sizes.width))
+        self.names = nn.Parameter(0.2 * torch.randn(sizes.kinds, sizes.width))
         self.block = Block(sizes.width, sizes.heads)
         self.rows = nn.Linear(sizes.width, sizes.layers * 2 * sizes.width)
 
     def forward(self, latent: Tensor) -> Rows:
         hidden = self.enter(latent) + names_of(self.names, self.sizes.tokens)
-        still = torch.zeros(1, 1, self.sizes.width)
+        still = torch.zeros(1, 1, self.sizes.width, device=latent.device)
         query, key, value = self.block.project(hidden, still, still)
         hidden = hidden + self.block.attend(query, key, value, None)
         hidden = hidden + self.block.feed(hidden, still, still)
@@ -67,10 +67,11 @@ class VideoStream(nn.Module):
         self.sizes = sizes
         width = sizes.width
         self.enter = nn.Linear((sizes.frames + 1) * sizes.channels, width)
-        self.names = nn.Parameter(0.2 * torch.randn(2, width))
-        self.named = nn.Parameter(torch.randn(width))
+        self.names = nn.Parameter(0.2 * torch.randn(sizes.kinds, width))
+        if sizes.pointers:
+            self.named = nn.Parameter(torch.randn(width))
         self.time = TimeEncoder(width)
-        self.doing = nn.Linear(width - POINTERS, width)
+        self.doing = nn.Linear(width - sizes.pointers, width)
         self.shared = nn.Linear(width, 6 * width)
         self.text_rows = nn.Linear(width, sizes.layers * 2 * width)
         self.bodies = nn.Parameter(0.2 * torch.randn(EMBODIMENTS, width))
@@ -110,27 +111,28 @@ class VideoStream(nn.Module):
         body: Tensor,
         given: Given | None = None,
     ) -> tuple[Tensor, Rows, Tensor]:
-        """Predicted clean residuals (B, F, K, C); own rows (B, L, A, K, hd); logits over cubes and none (B, K).
+        """Predicted clean residuals (B, F, K, C); own rows (B, L, A, K, hd); logits over cubes and none (B, K),
+        over none alone (B, 1) where tokens are patches.
 
         video: Shape (B, F, K, C); latent: Shape (B, K, C); window: keys and values, Shape (B, S, L, A, K, hd);
         slot_pos, valid: Shape (B, S); text: Shape (B, 1, d); time: Shape (B,); body: Shape (B,), int64; given: clean
         actions, Shape (B, H, J), and whether they may be seen, Shape (B,), where `sizes.given`.
         """
         sizes = self.sizes
-        doing = self.doing(text[..., :-POINTERS])
-        # A last logit of zero stands for "nothing named": then every cube gets the same small share.
-        logits = fn.pad(text[:, 0, -POINTERS:], (0, 1))
-        pointer = fn.pad(logits.softmax(-1)[:, :-1], (1, 0)).unsqueeze(-1)
+        doing, logits = said(text, sizes.pointers)
+        doing = self.doing(doing)
         outside_key, outside_value, mask = self._outside(window, slot_pos, valid, doing)
         if given is not None:
             key, value, hidden_given = self._told(*given)
             outside_key, outside_value = torch.cat([outside_key, key], 3), torch.cat([outside_value, value], 3)
             mask = torch.cat([mask.expand(len(video), -1, -1, -1), hidden_given], dim=-1)
         packed = torch.cat([latent, video.transpose(1, 2).flatten(2)], dim=-1)
-        hidden = self.enter(packed) + names_of(self.names, sizes.tokens) + pointer * self.named
+        hidden = self.enter(packed) + names_of(self.names, sizes.tokens)
+        if sizes.pointers:
+            hidden = hidden + pointer_of(logits) * self.named
         hidden = hidden + self.bodies[body].unsqueeze(1)
         shared = self.shared(fn.silu(self.time(time) + doing.squeeze(1)))
-        ahead = torch.ones(1, 1, sizes.tokens)
+        ahead = torch.ones(1, 1, sizes.tokens, device=video.device)
         keys, values = [], []
         for layer, block in enumerate(layers_of(self.blocks)):
             scale, shift, gate, scale_up, shift_up, gate_up = block.modulation(shared)
@@ -152,7 +154,7 @@ class Wam(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.text = TextEncoder(sizes.width)
+        self.text = text_encoder(sizes)
         self.prefill = Prefill(sizes)
         self.video = VideoStream(sizes)
         self.action = ActionStream(sizes)
