@@ -54,21 +54,29 @@ class FlowLearner:
     ) -> dict[str, Tensor]:
         words, history = hidden(recipe, batch, chance)
         noise, mask, time = noise_of(recipe, batch, chance)
-        prefix = batch.action * mask.unsqueeze(-1)
-        seen = (batch.latent, batch.before, batch.has_history * history)
-        chunk, logits = model(seen, words, batch.state, mixed(batch.action, noise, time), prefix, mask, time)
+        noisy, prefix = mixed(batch.action, noise, time), batch.action * mask.unsqueeze(-1)
+        chunk, logits = self.ask(model, batch, words, history, noisy, prefix, mask, time)
         return {
             "action": recipe.action_weight * action_loss(chunk, batch, mask, time),
             **grounding_term(recipe, logits, words, batch.colour),
         }
 
+    def ask(
+        self, model: nn.Module, batch: Batch, words: Tensor, history: Tensor, *flow: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted clean actions and pointing logits. flow: noisy actions, prefix, its mask, time."""
+        seen = (batch.latent, batch.before, batch.has_history * history)
+        answer: tuple[Tensor, Tensor] = model(seen, words, batch.state, *flow)
+        return answer
+
     def chunk(self, model: nn.Module, batch: Batch, noise: Tensor) -> Tensor:
         """Euler steps from noise, nothing committed. Shape (B, H, J)."""
-        nothing, seen = torch.zeros(noise.shape[:2]), (batch.latent, batch.before, batch.has_history)
+        nothing, all_of_them = torch.zeros(noise.shape[:2]), torch.ones(len(noise))
         action = noise
         for step in range(FEW_STEPS):
             at = torch.full((len(noise),), step / FEW_STEPS)
-            clean, _ = model(seen, batch.words, batch.state, action, torch.zeros_like(action), nothing, at)
+            flow = (action, torch.zeros_like(action), nothing, at)
+            clean, _ = self.ask(model, batch, batch.words, all_of_them, *flow)
             action = action + (clean - action) / (FEW_STEPS - step)
         return action
 
@@ -85,30 +93,12 @@ class DualLearner(FlowLearner):
     def batch(self, windows: Windows, pick: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         return windows.batch(pick, rng.integers(0, SLOW_STEPS + 1, len(pick)))
 
-    def losses(
-        self, model: nn.Module, recipe: PolicyRecipe, batch: Batch, acting: int, chance: torch.Generator
-    ) -> dict[str, Tensor]:
-        words, history = hidden(recipe, batch, chance)
-        noise, mask, time = noise_of(recipe, batch, chance)
-        prefix = batch.action * mask.unsqueeze(-1)
+    def ask(
+        self, model: nn.Module, batch: Batch, words: Tensor, history: Tensor, *flow: Tensor
+    ) -> tuple[Tensor, Tensor]:
         seen = (batch.slow, batch.slow_before, batch.slow_history * history)
-        noisy = mixed(batch.action, noise, time)
-        chunk, logits = model(seen, words, batch.slow_age, batch.state, noisy, prefix, mask, time)
-        return {
-            "action": recipe.action_weight * action_loss(chunk, batch, mask, time),
-            **grounding_term(recipe, logits, words, batch.colour),
-        }
-
-    def chunk(self, model: nn.Module, batch: Batch, noise: Tensor) -> Tensor:
-        nothing, seen = torch.zeros(noise.shape[:2]), (batch.slow, batch.slow_before, batch.slow_history)
-        action = noise
-        for step in range(FEW_STEPS):
-            at = torch.full((len(noise),), step / FEW_STEPS)
-            clean, _ = model(
-                seen, batch.words, batch.slow_age, batch.state, action, torch.zeros_like(action), nothing, at
-            )
-            action = action + (clean - action) / (FEW_STEPS - step)
-        return action
+        answer: tuple[Tensor, Tensor] = model(seen, words, batch.slow_age, batch.state, *flow)
+        return answer
 
 
 SLOW_STEPS = 4
