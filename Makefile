@@ -45,7 +45,7 @@ judges: .venv-judges/.stamp
 	.venv-judges/bin/pytest -rs tests/judges
 
 train: build/.inplace data/.stamp
-	.venv-dev/bin/dzedge train export/recipes/$(RECIPE).toml --seed $(SEED)
+	.venv-dev/bin/dzedge train $(RECIPE) --seed $(SEED)
 
 data/.stamp: build/.inplace
 	.venv-dev/bin/python -m dzedge.export.data --out data

@@ -146,12 +146,22 @@ def _part(kind: Callable[..., Any], table: Any, name: str) -> Any:
     return part
 
 
+RECIPES = Path(__file__).with_name("recipes")
+
+
+def recipe_path(name: str) -> Path:
+    """The recipe of that name among those that came with dzedge, or the file that it names."""
+    packaged = RECIPES / f"{name}.toml"
+    return packaged if packaged.is_file() else Path(name)
+
+
 def read_recipe(path: Path) -> Recipe:
     """Raises UsageError."""
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"recipe {path}: {error}; name a TOML file such as export/recipes/wam.toml") from error
+        known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+        raise UsageError(f"recipe {path}: {error}; name a TOML file, or one of {known}") from error
     unknown = set(table) - {"sizes", "tokenizer", "policy", "data"}
     if unknown:
         raise UsageError(f"recipe {path}: unknown table or key {sorted(unknown)[0]!r}; remove it")

@@ -5,7 +5,7 @@ patches (`export/recipes/own_cpu.toml`), which needs no labels. The tokenizer is
 the same data; each policy resumes from its own checkpoint. Beside a checkpoint lie its log
 (`.jsonl`) and its curves (`.png`). Several processes share the work under torch's launcher:
 
-    torchrun --nproc-per-node 2 -m dzedge.export.train export/recipes/wam.toml
+    torchrun --nproc-per-node 2 -m dzedge.export.train wam
 """
 
 import argparse
@@ -38,7 +38,7 @@ from dzedge.export import (
 )
 from dzedge.export.episodes import VIDEO, Episodes
 from dzedge.export.model.sizes import Sizes
-from dzedge.export.recipe import PolicyRecipe, Recipe, read_recipe
+from dzedge.export.recipe import PolicyRecipe, Recipe, read_recipe, recipe_path
 from dzedge.export.source import Source
 from dzedge.export.stills import load_or_generate
 from dzedge.export.windows import Windows
@@ -186,7 +186,7 @@ def seeded(policy: PolicyRecipe, seed: int | None) -> PolicyRecipe:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dzedge train", description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, help="a recipe, e.g. export/recipes/wam.toml")
+    parser.add_argument("config", help="a recipe: one that came along, e.g. wam, or a TOML file")
     parser.add_argument("--data", type=Path, default=Path("data"), help="datasets, or a folder of datasets")
     parser.add_argument("--out", type=Path, default=Path("checkpoints"))
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
@@ -199,14 +199,15 @@ def main(arguments: list[str] | None = None) -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    recipe = read_recipe(options.config)
+    config = recipe_path(options.config)
+    recipe = read_recipe(config)
     recipe = dataclasses.replace(recipe, policy=seeded(recipe.policy, options.seed))
     options.out.mkdir(parents=True, exist_ok=True)
     if rank == 0 and unfinished(options.out / TOKENIZER):
         train_tokenizer(recipe, options.data, options.out / TOKENIZER)
     if ranks > 1:
         dist.barrier()
-    name = f"{options.config.stem}-{recipe.policy.seed}.safetensors"
+    name = f"{config.stem}-{recipe.policy.seed}.safetensors"
     train_policy(recipe, options.data, options.out / name)
     if ranks > 1:
         dist.destroy_process_group()

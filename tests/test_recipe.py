@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dzedge.errors import UsageError
-from dzedge.export.recipe import FAMILIES, Recipe, read_recipe
+from dzedge.export.recipe import FAMILIES, Recipe, read_recipe, recipe_path
 
 FOLDER = Path(__file__).parents[1] / "export" / "recipes"
 SHIPPED = sorted(FOLDER.glob("*.toml"))
@@ -94,3 +94,10 @@ def test_refused(tmp_path: Path, text: str, words: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.toml"):
         read_recipe(tmp_path / "nowhere.toml")
+
+
+def test_a_packaged_recipe_is_found_by_name_and_a_file_by_its_path(tmp_path: Path) -> None:
+    assert recipe_path("wam").samefile(FOLDER / "wam.toml")
+    assert recipe_path(str(tmp_path / "wam.toml")) == tmp_path / "wam.toml"
+    with pytest.raises(UsageError, match="own_cpu"):
+        read_recipe(recipe_path("no_such_recipe"))

@@ -37,10 +37,10 @@ Document = dict[str, Any]
 
 
 def take_in(name: str, path: Path) -> None:
-    """Keep a document: settings, rates, and of its episodes scene, task, verb, split and success."""
+    """Keep a document: settings, rates, latency, and of its episodes scene, task, verb, split and success."""
     [result] = json.loads(path.read_text())["results"]
     kept = ("seed", "task", "verb", "split", "success")
-    if "episodes" in result:
+    if isinstance(result["episodes"], list):
         result["episodes"] = [{key: episode[key] for key in kept} for episode in result["episodes"]]
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps({"results": [result]}, separators=(",", ":")) + "\n")
@@ -69,12 +69,12 @@ def percent(successes: int, n: int) -> str:
     return f"{successes} of {n}, {successes / n:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def outcomes(entry: Document, split: str) -> dict[tuple[int, str], bool]:
-    return {(e["seed"], e["task"]): e["success"] for e in entry["episodes"] if e["split"] == split}
+def outcomes(entry: Document, split: str | None) -> dict[tuple[int, str], bool]:
+    return {(e["seed"], e["task"]): e["success"] for e in entry["episodes"] if split in (None, e["split"])}
 
 
-def difference(one: Document, two: Document, split: str) -> str:
-    """Paired over equal scenes: one minus two."""
+def difference(one: Document, two: Document, split: str | None) -> str:
+    """Paired over equal scenes, of one split or of all: one minus two."""
     first, second = outcomes(one, split), outcomes(two, split)
     keys = sorted(first.keys() & second.keys())
     table = [sum(first[k] is a and second[k] is b for k in keys) for a in (True, False) for b in (True, False)]
@@ -127,6 +127,43 @@ def settings() -> list[str]:
         assert entry is not None
         lines.append([path.stem[4:], *(percent(*pooled([entry], split)) for split in SPLITS)])
     return rows(lines, ["setting", *SPLITS])
+
+
+def pairs() -> list[str]:
+    """The same 300 scenes at the measured latency, in a world that waits, and with 200 ms more."""
+    base, lines = document("pair-async"), []
+    for name, title in (("pair-sync", "synchronous: the world waits"), ("pair-delay-200", "200 ms more")):
+        entry = document(name)
+        if base is not None and entry is not None:
+            cells = [percent(*pooled([entry], split)) for split in SPLITS]
+            one, two = (base, entry) if name == "pair-sync" else (entry, base)
+            lines.append([title, *cells, difference(one, two, None)])
+    if base is not None:
+        lines.insert(0, ["measured latency", *(percent(*pooled([base], split)) for split in SPLITS), ""])
+    return rows(lines, ["300 paired scenes", *SPLITS, "the later minus the sooner, all splits"])
+
+
+def foresight() -> list[str]:
+    """The document of `--suite imagination`."""
+    entry = document("imagination")
+    if entry is None:
+        return []
+    lines = []
+    for split in SPLITS:
+        part = entry[split]
+        gain, psnr, tip = part["gain_db"], part["psnr_db"], part["tip_mm"]
+        inferred, acted = part["actions_r2"]["inferred"], part["actions_r2"]["acted"]
+        lines.append([
+            f"{split} ({part['moments']} moments)", *(f"{psnr[way]:.1f}" for way in ("copied", "inlay", "perfect")),
+            f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
+            *(" / ".join(f"{value:.0f}" for value in tip[way]) for way in ("imagined", "copied")),
+            f"{inferred['value']:.3f} [{inferred['low']:.3f}, {inferred['high']:.3f}]", f"{acted['value']:.3f}",
+        ])  # fmt: skip
+    head = [
+        "", "copy [dB]", "dream [dB]", "true latents [dB]", "gain [dB]", "tip error at +0.2 / 0.4 / 0.6 / 0.8 s [mm]",
+        "of copying [mm]", "R2 of actions from true video", "from the dream",
+    ]  # fmt: skip
+    return rows(lines, head)
 
 
 def bars() -> None:
@@ -183,7 +220,10 @@ def main() -> None:
         take_in(name, Path(path))
     page = (HERE / "zeroshot.template.md").read_text()
     bars()
-    parts = {"headline": headline, "by_verb": by_verb, "ablations": ablations, "settings": settings}
+    parts = {
+        "headline": headline, "by_verb": by_verb, "ablations": ablations, "settings": settings, "pairs": pairs,
+        "foresight": foresight,
+    }  # fmt: skip
     for name, part in parts.items():
         page = page.replace(f"<!-- {name} -->", "\n".join(part()).rstrip())
     page = page.replace("<!-- curve -->", CURVE if curve() else "")
