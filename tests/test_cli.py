@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,6 +79,7 @@ def played(monkeypatch):
     monkeypatch.setattr(supervisor, "run_robot", runner)
     monkeypatch.setattr(lockstep, "run_lockstep", runner)
     monkeypatch.setattr(robot, "verified_bundle", lambda config: bundle)
+    monkeypatch.setattr(robot, "packaged_bundles", lambda: [Path("fake.dzp")])
     monkeypatch.setattr(evaluate, "verified_bundle", lambda config: bundle)
     monkeypatch.setattr(evaluate, "_opened", {})
     monkeypatch.setattr(report, "imaginer", lambda config, bundle: imaginer())
@@ -230,6 +232,12 @@ class TestOtherCommands:
         assert entry["latency"] == measured.document() and entry["settings"]["seeds"] == [2]
         assert {asked["conditions"].latency for asked in played.calls} == {measured}
         assert "10 of 10" in call("evaluate", "--episodes", "10", "--workers", "1")[1]
+
+    def test_evaluate_without_a_bundle_takes_all_that_came_along(self, call, played, monkeypatch):
+        monkeypatch.setattr(robot, "packaged_bundles", lambda: [Path("one.dzp"), Path("two.dzp")])
+        out = call(*["evaluate", "--episodes", "1", "--workers", "1", "--latency", "default", "--json"])[1]
+        assert len(one_document(out)["results"]) == 2
+        assert [Path(asked["config"].policy.bundle).stem for asked in played.calls] == ["one", "two"]
 
     def test_every_knob_of_evaluate_arrives(self, call, played):
         knobs = "--no-prefix --no-smoothing --delay 200 --execute 4 --latency default --precision fp32"

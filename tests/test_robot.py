@@ -5,6 +5,7 @@ import pytest
 
 from dzedge import robot
 from dzedge.errors import BundleError, UsageError
+from dzedge.lockstep import run_lockstep
 
 
 def test_seed_and_bundle_of_the_command_line_win(tmp_path):
@@ -49,3 +50,18 @@ def test_sampler_and_precision_of_the_command_line_win_and_are_checked():
         robot.read(None, sampler="joint")
     with pytest.raises(UsageError, match="--precision int4: must be"):
         robot.read(None, precision="int4")
+
+
+def test_every_bundle_that_came_along_drives_the_simulated_robot():
+    """A reach of one second each, from the signed files; how well they do is docs/results/zeroshot.md."""
+    families = {}
+    for path in robot.packaged_bundles():
+        config = robot.read(None, path, 3)
+        bundle = robot.verified_bundle(config)
+        result = run_lockstep(
+            config, bundle, task="reach the red cube", seed=3, duration_s=1.0, on_status=lambda status: None, lean=True
+        )
+        families[bundle.manifest.dzedge.family] = result
+    assert set(families) == {"wam", "flow_vla", "token_vla", "dual_vla"}
+    assert all(result.chunks >= 3 and not result.refused for result in families.values())
+    assert len({result.wire_sha256 for result in families.values()}) == 4
