@@ -48,8 +48,12 @@ def run(
     """Run a robot until its task succeeds or times out; write a summary and a picture of it."""
     config, bundle = _open(robot, policy, seed)
     from dzedge import console
+    from dzedge.suite import check_task
 
-    _check_words(task if task is not None else config.task.instruction, bundle)
+    asked = task if task is not None else config.task.instruction
+    _check_words(asked, bundle)
+    if asked is not None and duration is None and config.arm.simulated:
+        check_task(asked, config.sim.seed, config.sim.cubes)
     runner = _runner(config, lockstep)
     folder = console.make_folder(out)
     with console.live(config.arm.names, not headless) as on_status:

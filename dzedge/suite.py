@@ -98,3 +98,15 @@ def _asked(verb: str, split: str | None, number: int) -> list[Scene]:
     present = (tasks.Task(verb, COLOURS[colour]) for colour in sorted(layout.colours))
     fit = [task for task in present if (split is None or task.split == split) and tasks.lane_is_free(task, cubes)]
     return [Scene(number, fit[number % len(fit)].instruction)] if fit else []
+
+
+def check_task(task: str, seed: int, cubes: int) -> None:
+    """Raises UsageError where the simulated table of `seed` has no cube of the colour that a task names: it could only
+    time out. cubes: how many it has. Words that no judge knows pass."""
+    known = tasks.parse(task)
+    colours = [COLOURS[colour] for colour in sorted(draw_layout(seed, cubes).colours)]
+    if known is not None and known.colour not in colours:
+        raise UsageError(
+            f"task {task!r}: the table of seed {seed} has no {known.colour} cube, only {', '.join(colours)}; "
+            "name one of these, or another --seed"
+        )

@@ -68,3 +68,12 @@ def test_an_unknown_suite_and_a_seed_twice_are_refused():
         suite.scenes("libero", 5, [0])
     with pytest.raises(UsageError, match="given twice"):
         suite.scenes("reach", 5, [1, 1])
+
+
+def test_a_cube_that_is_not_on_the_table_is_not_asked_for():
+    present = [COLOURS[colour] for colour in draw_layout(4).colours]
+    missing = next(colour for colour in COLOURS if colour not in present)
+    suite.check_task(f"reach the {present[0]} cube", 4, 3)
+    suite.check_task("make coffee", 4, 3)
+    with pytest.raises(UsageError, match=f"seed 4 has no {missing} cube, only .*{present[0]}"):
+        suite.check_task(f"reach the {missing} cube", 4, 3)
