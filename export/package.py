@@ -20,7 +20,7 @@ from dzedge.minisign import SecretKey
 
 EXECUTE = 4
 SAMPLERS = {
-    "wam": ("video_first(1,1)", "video_first(2,1)", "video_first(4,1)", "video_first(4,4)", "joint(4)", "flash(1)"),
+    "wam": ("video_first(4,4)", "video_first(1,1)", "video_first(2,1)", "video_first(4,1)", "joint(4)", "flash(1)"),
     "flow_vla": ("euler(4)", "euler(10)", "euler(1)"), "dual_vla": ("euler(4)", "euler(10)", "euler(1)"),
     "token_vla": ("greedy", "sample(1.0)"),
 }  # fmt: skip
