@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "zeroshot"
 SPLITS = ("seen", "semantic", "novel")
 HEADLINE = (
-    ("wam", "world action model (shipped recipe)"),
+    ("wam44", "**world action model**, as shipped: video_first(4,4)"),
+    ("wam", "the same weights, one pass each: video_first(1,1)"),
     ("flow_vla", "VLA, pi0.5-like (flow-matching expert)"),
     ("dual_vla", "VLA, GR00T-N1-like (slow features, fast head)"),
     ("token_vla", "VLA, RT-2-like (256-bin tokens)"),
@@ -31,7 +32,7 @@ ABLATIONS = (
     ("wam_auxiliary", "video as auxiliary loss only, flash(1)"),
     ("wam_given", "video stream can be told actions"),
 )
-COLOURS = ("#0b6bcb", "#c2571a", "#4b8b3b", "#8a4fbf", "#b8912b")
+COLOURS = ("#0b6bcb", "#7fb2e5", "#c2571a", "#4b8b3b", "#8a4fbf", "#b8912b")
 CURVE = "![Novel motions over the amount of video](video_share.png)"
 Document = dict[str, Any]
 
@@ -110,7 +111,8 @@ def by_verb() -> list[str]:
 
 
 def ablations() -> list[str]:
-    lines = [["the shipped recipe", *(percent(*pooled(trained("wam")[:1], split)) for split in SPLITS), ""]]
+    shipped = [percent(*pooled(trained("wam")[:1], split)) for split in SPLITS]
+    lines = [["the shipped recipe, video_first(1,1)", *shipped, ""]]
     for name, title in ABLATIONS:
         entries = trained(name)
         if entries:
@@ -168,7 +170,7 @@ def foresight() -> list[str]:
 
 def bars() -> None:
     """Success by policy and split as a picture."""
-    have = [(name, title, trained(name)) for name, title in HEADLINE if trained(name)]
+    have = [(name, colour, trained(name)) for (name, _), colour in zip(HEADLINE, COLOURS, strict=True) if trained(name)]
     canvas = Canvas(1000, 420)
     canvas.text((40, 36), "Success in closed loop, release scenes", 20, INK, bold=True)
     axes = Axes(canvas, (70.0, 70.0, 980.0, 330.0), (0.0, 3.0), (0.0, 1.0))
@@ -176,15 +178,15 @@ def bars() -> None:
     width = 0.8 / len(have)
     for place, split in enumerate(SPLITS):
         canvas.text((axes.across(place + 0.5), 356), split, 15, INK, "mm")
-        for index, (_, _, entries) in enumerate(have):
+        for index, (_, colour, entries) in enumerate(have):
             done, n = pooled(entries, split)
             left, right = (axes.across(place + 0.1 + (index + side) * width) for side in (0.08, 0.92))
-            canvas.box(left, axes.up(done / n), right, axes.up(0.0), COLOURS[index])
+            canvas.box(left, axes.up(done / n), right, axes.up(0.0), colour)
             low, high = wilson(done, n)
             canvas.line([((left + right) / 2, axes.up(low)), ((left + right) / 2, axes.up(high))], INK, 1.2)
     x = 70.0
-    for index, (name, _, _) in enumerate(have):
-        canvas.box(x, 384, x + 14, 398, COLOURS[index])
+    for name, colour, _ in have:
+        canvas.box(x, 384, x + 14, 398, colour)
         canvas.text((x + 20, 391), name, 13, INK, "lm")
         x += 44 + canvas.text_width(name, 13)
     canvas.save(HERE / "zeroshot.png")
