@@ -4,8 +4,8 @@
     500 000 ..  999 999    tuning
     from 1 000 000         training data
 
-Seeds 400 to 499 are the release test: only figures that are published are measured there, and nothing is chosen by
-them.
+Seeds 400 to 499 are the release test: for figures that are published. Choose by others; where one was looked at before
+something changed, its page says so.
 """
 
 from collections.abc import Iterator, Sequence

@@ -119,12 +119,27 @@ def _reduce(model: nn.Module, ranks: int) -> None:
         start += gradient.numel()
 
 
+LENGTH = ("iterations", "save_every")
+"""What a training may go on with another value of."""
+
+
+def _same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UsageError where a checkpoint was begun by another recipe."""
+    for name in sorted(now.keys() - set(LENGTH)):
+        if before.get(name) != now[name]:
+            raise UsageError(
+                f"{path}: was begun with policy.{name} = {before.get(name)!r}, the recipe says {now[name]!r}; "
+                "move the checkpoint away, or name another --out"
+            )
+
+
 def _resume(
     path: Path, recipe: PolicyRecipe, model: nn.Module, optimizer: optim.Muon, average: optim.Average
 ) -> int:  # fmt: skip
     if not path.exists():
         return 0
     state = checkpoint.load(path)
+    _same(path, state["recipe"], asdict(recipe))
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     average.values = {name: value.to(average.values[name].device) for name, value in state["average"].items()}

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge.export.data import IMAGE_HEIGHT, IMAGE_WIDTH, shrink
+from dzedge.export.data import FIRST_SCENE, IMAGE_HEIGHT, IMAGE_WIDTH, shrink
 from dzedge.export.model.sizes import TOKEN_NAMES
 from dzedge.hardware.sim import camera, kinematics, scene
 from dzedge.hardware.sim.marker import MarkerWorld
@@ -89,7 +89,7 @@ def _shoot(world: World, frames: NDArray[np.uint8], rng: np.random.Generator) ->
     for index in range(len(frames)):
         pose = _pose(rng)
         if index % FRAMES_PER_LIGHT == 0:
-            world.reset(int(rng.integers(1 << 31)), pose)
+            world.reset(int(rng.integers(FIRST_SCENE, 1 << 31)), pose)
         else:
             world.data.qpos[: len(scene.JOINTS)] = pose
         if isinstance(world, MarkerWorld):

@@ -77,6 +77,14 @@ def test_resumed_is_uninterrupted(family: str, windows: Windows, tmp_path: Path)
     assert not _equal(whole["model"], checkpoint.load(tmp_path / "next.safetensors")["model"])
 
 
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_with(windows: Windows, tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    _fit(TINY, windows, path)
+    _fit(replace(TINY, iterations=TINY.iterations + 1), windows, path)  # longer is the same training
+    with pytest.raises(UsageError, match=r"policy\.grounding = .*the recipe says 0\.7.*another --out"):
+        _fit(replace(TINY, grounding=0.7), windows, path)
+
+
 def test_same_seed_same_weights_whatever_was_drawn_before(windows: Windows, tmp_path: Path) -> None:
     _fit(TINY, windows, tmp_path / "one.safetensors")
     torch.manual_seed(99)

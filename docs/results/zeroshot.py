@@ -1,7 +1,7 @@
 """zeroshot.md from the documents beside it: `.venv-dev/bin/python docs/results/zeroshot.py [NAME=FILE ...]`.
 
-NAME=FILE takes in a document of `dzedge evaluate --json`, less what differs from run to run. Every number in the tables
-comes out of such a document; a row whose document is missing is not on the page.
+NAME=FILE takes in a document of `dzedge evaluate --json`, less what differs from run to run. The tables of success
+and of the dream come out of such documents; a row whose document is missing is not on the page.
 """
 
 import json
