@@ -145,6 +145,17 @@ def pairs() -> list[str]:
     return rows(lines, ["300 paired scenes", *SPLITS, "the later minus the sooner, all splits"])
 
 
+def crosscheck() -> list[str]:
+    """The same scenes in the robot's own processes in real time, and in lockstep."""
+    real, step = document("realtime"), document("lockstep")
+    if real is None or step is None:
+        return []
+    titles = (("real time, four processes", real), ("lockstep", step))
+    lines = [[title, *(percent(*pooled([entry], split)) for split in SPLITS)] for title, entry in titles]
+    lines.append(["real time minus lockstep, all", difference(real, step, None), "", ""])
+    return rows(lines, ["60 scenes", *SPLITS])
+
+
 def foresight() -> list[str]:
     """The document of `--suite imagination`."""
     entry = document("imagination")
@@ -224,7 +235,7 @@ def main() -> None:
     bars()
     parts = {
         "headline": headline, "by_verb": by_verb, "ablations": ablations, "settings": settings, "pairs": pairs,
-        "foresight": foresight,
+        "crosscheck": crosscheck, "foresight": foresight,
     }  # fmt: skip
     for name, part in parts.items():
         page = page.replace(f"<!-- {name} -->", "\n".join(part()).rstrip())
