@@ -70,7 +70,7 @@ def test_figures_and_what_is_loaded(shown: Stills, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_learns(shown: Stills, tmp_path: Path) -> None:
-    _, lines = _fit(shown, tmp_path / "a.safetensors", replace(RECIPE, iterations=60, save_every=30, rate=4e-3))
+    _, lines = _fit(shown, tmp_path / "a.safetensors", replace(RECIPE, iterations=150, save_every=75, rate=4e-3))
     torch.manual_seed(0)
     untrained = fit_tokenizer.errors(fit_tokenizer.Tokenizer(TOY), shown)
     assert lines[-1]["psnr_db"] > untrained["psnr_db"] + 1.0
