@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dzedge.errors import UsageError
+from dzedge.export.optim import Average
 
 
 def save(path: Path, **state: Any) -> None:
@@ -64,10 +65,14 @@ def _filled(outline: Any, tensor: Any) -> Any:
     return outline
 
 
-def weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint."""
-    average: dict[str, Tensor] = load(path)["average"]
-    return average
+def restore(state: dict[str, Any], model: nn.Module, optimizer: Any, average: Average) -> int:
+    """Model, optimizer and average as a checkpoint has them, each where it is now. Returns the step to go on from."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.values = {name: value.to(average.values[name].device) for name, value in state["average"].items()}
+    average.count = state["step"]
+    step: int = state["step"]
+    return step
 
 
 def torch_seed(*parts: int) -> torch.Generator:

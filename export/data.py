@@ -30,6 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dzedge.export.dataset import Writer
+from dzedge.export.footage import Lens
+from dzedge.export.model.sizes import Sizes
 from dzedge.hardware.sim import camera
 from dzedge.hardware.sim.expert import STEP_S, Expert, Player, start_pose
 from dzedge.hardware.sim.kinematics import points
@@ -37,7 +39,6 @@ from dzedge.hardware.sim.marker import MarkerWorld
 from dzedge.hardware.sim.scene import COLOURS, JOINTS
 from dzedge.hardware.sim.task import MOTIONS, VERBS, Judge, Task, sample_task
 from dzedge.hardware.sim.world import World
-from dzedge.kernels.image import ImagePlan
 
 log = logging.getLogger("dzedge.export.data")
 
@@ -77,15 +78,12 @@ def features() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-_PLAN = ImagePlan(camera.HEIGHT, camera.WIDTH, None, IMAGE_HEIGHT, IMAGE_WIDTH)
-_SMALL = np.empty((3, IMAGE_HEIGHT, IMAGE_WIDTH), dtype=np.float32)
+_LENS = Lens(Sizes())
 
 
 def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frame as the model sees it, by the runtime's own image kernel. Shape (120, 160, 3) -> Shape (72, 96, 3),
-    rounded to 8 bits."""
-    _PLAN.run(np.ascontiguousarray(image), _SMALL)
-    return np.rint((_SMALL.transpose(1, 2, 0) + 1.0) * 127.5).astype(np.uint8)
+    """A frame as the model sees it. Shape (120, 160, 3) -> Shape (72, 96, 3), see `Lens.shrink`."""
+    return _LENS.shrink(image[None])[0]
 
 
 class Disturbance:

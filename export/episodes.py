@@ -25,8 +25,7 @@ LABELLED, PLAY, VIDEO = 0, 1, 2
 @dataclass(frozen=True, slots=True)
 class Episodes:
     """All steps of all episodes. latents: Shape (N, K, C); joints, commands: Shape (N, J), [rad]; disturbed: Shape
-    (N,); start, end: of its episode, for each step; kind, words, colour, body: of its episode, for each step; verb: its
-    task's first words."""
+    (N,); start, end: of its episode, for each step; kind, words, colour, body: of its episode, for each step."""
 
     latents: NDArray[np.float32]
     joints: NDArray[np.float32]

@@ -140,12 +140,7 @@ def _resume(
         return 0
     state = checkpoint.load(path)
     _same(path, state["recipe"], asdict(recipe))
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.values = {name: value.to(average.values[name].device) for name, value in state["average"].items()}
-    average.count = state["step"]
-    step: int = state["step"]
-    return step
+    return checkpoint.restore(state, model, optimizer, average)
 
 
 def store(

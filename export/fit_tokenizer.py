@@ -157,12 +157,8 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01, foreach=True)
     average = optim.Average(model, 0.995)
     start = 0
-    if path.exists():
-        state = checkpoint.load(path)
-        if Sizes.from_json(state["sizes"]) == sizes:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            average.values, average.count, start = state["average"], state["step"], state["step"]
+    if path.exists() and Sizes.from_json((state := checkpoint.load(path))["sizes"]) == sizes:
+        start = checkpoint.restore(state, model, optimizer, average)
     latents = to_latent(stills.labels.copy())
     model.train()
     for step in range(start, recipe.iterations):

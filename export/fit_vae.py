@@ -89,7 +89,9 @@ def fit(
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01, foreach=True)
     average = optim.Average(model, 0.995)
-    start = _resume(path, sizes, model, optimizer, average)
+    start = 0
+    if path.exists() and Sizes.from_json((state := checkpoint.load(path))["sizes"]) == sizes:
+        start = checkpoint.restore(state, model, optimizer, average)
     model.train()
     for step in range(start, recipe.iterations):
         rng = np.random.Generator(np.random.Philox(key=[recipe.seed, step]))
@@ -112,22 +114,6 @@ def fit(
             figures = {name: round(value, 2) for name, value in errors(load(path), held_out).items()}
             log({"step": step + 1, "cpu_s": round(time.process_time()), "loss": round(loss.item(), 4), **figures})
     return load(path)
-
-
-def _resume(
-    path: Path, sizes: Sizes, model: Vae, optimizer: torch.optim.Optimizer, average: optim.Average
-) -> int:
-    if not path.exists():
-        return 0
-    state = checkpoint.load(path)
-    if Sizes.from_json(state["sizes"]) != sizes:
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.values = {name: value.to(average.values[name].device) for name, value in state["average"].items()}
-    average.count = state["step"]
-    step: int = state["step"]
-    return step
 
 
 def load(path: Path) -> Vae:

@@ -203,22 +203,6 @@ def act(model: Wam, batch: Batch, rows: tuple[Tensor, Tensor], noise: Tensor) ->
     return model.action(noise, torch.zeros_like(noise), nothing, batch.state, rows, torch.zeros(len(noise)))
 
 
-def decide_together(model: Wam, batch: Batch, video: Tensor, action: Tensor, steps: int) -> Tensor:
-    """Joint sampling, for comparison: video and actions leave the noise side by side. One step is "flash"."""
-    text = model.text(batch.words)
-    window = model.window(torch.stack([batch.latent, batch.before], dim=1))
-    slot_pos = moments_of(model.sizes.window).expand(len(video), -1)
-    valid = torch.stack([torch.ones_like(batch.has_history), batch.has_history], dim=1)
-    nothing = torch.zeros(action.shape[:2])
-    for step in range(steps):
-        at = torch.full((len(video),), step / steps)
-        clean, rows, _ = model.video(video, batch.latent, window, slot_pos, valid, text, at, batch.body)
-        chunk = model.action(action, torch.zeros_like(action), nothing, batch.state, rows, at)
-        video = video + (clean - video) / (steps - step)
-        action = action + (chunk - action) / (steps - step)
-    return action
-
-
 def explained(predicted: Tensor, true: Tensor, mask: Tensor) -> float:
     """R2 against predicting zero (stay where you are), over unmasked steps."""
     share = ((predicted - true) ** 2 * mask).sum() / (true**2 * mask).sum().clamp(min=1e-6)
