@@ -87,7 +87,7 @@ def choose(graph: str, variants: tuple[Variant, ...], precision: str, machine: M
 
 def _fits(variant: Variant, machine: Machine) -> bool:
     kinds = variant.isa.split("|")
-    if variant.ep not in ("any", machine.ep):
+    if variant.ep != "any" and machine.ep not in variant.ep.split("|"):
         return False
     if machine.ep != "cpu":
         return "any" in kinds or "gpu" in kinds

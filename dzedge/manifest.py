@@ -13,6 +13,7 @@ from msgspec import Meta
 from dzedge.errors import BundleError
 
 File = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="(a plain file name)")]
+Provider = Annotated[str, Meta(pattern=r"^(any|cpu|cuda|tensorrt)(\|(cpu|cuda|tensorrt))*$")]
 Isa = Annotated[str, Meta(pattern=r"^(any|avx2|vnni|neon|gpu)(\|(avx2|vnni|neon|gpu))*$")]
 SAMPLER = (
     r"video_first\([1-9][0-9]?, ?[1-9][0-9]?\)|joint\([1-9][0-9]?\)|flash\(1\)|euler\([1-9][0-9]?\)"
@@ -45,12 +46,16 @@ class Entry(Table, frozen=True):
     role: Literal["graph", "data", "document"]
 
 
+Precision = Literal["fp32", "fp16", "int8", "w8", "w4", "fp8", "nvfp4"]
+"""int8: weights and activations; w8, w4: weights alone."""
+
+
 class Variant(Table, frozen=True):
-    """One file of a graph. ep: "any" or an execution provider; isa: where its arithmetic is right."""
+    """One file of a graph. ep: "any" or execution providers; isa: where its arithmetic is right."""
 
     file: File
-    precision: Literal["fp32", "fp16", "int8"]
-    ep: Literal["any", "cpu", "cuda", "tensorrt"]
+    precision: Precision
+    ep: Provider
     isa: Isa
 
 
