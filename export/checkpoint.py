@@ -4,8 +4,9 @@ Tensors lie under dotted names, whatever else there is in the file's metadata as
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dzedge.errors import UsageError
+from dzedge.export.model.sizes import Sizes
 from dzedge.export.optim import Average
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save(path: Path, **state: Any) -> None:
@@ -73,6 +77,28 @@ def restore(state: dict[str, Any], model: nn.Module, optimizer: Any, average: Av
     average.count = state["step"]
     step: int = state["step"]
     return step
+
+
+LENGTH = ("iterations", "save_every")
+"""What a training may go on with another value of."""
+
+
+def same(path: Path, table: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UsageError where a checkpoint was begun by another recipe. table: of the recipe, for the message."""
+    for name in sorted(now.keys() - set(LENGTH)):
+        if before.get(name) != now[name]:
+            raise UsageError(
+                f"{path}: was begun with {table}.{name} = {before.get(name)!r}, the recipe says {now[name]!r}; "
+                "move the checkpoint away, or name another --out"
+            )
+
+
+def averaged(path: Path, build: Callable[[Sizes], Model]) -> Model:
+    """The model of a checkpoint's sizes with its averaged weights, ready to be asked. Raises UsageError."""
+    state = load(path)
+    model = build(Sizes.from_json(state["sizes"]))
+    model.load_state_dict(state["average"])
+    return model.eval()
 
 
 def torch_seed(*parts: int) -> torch.Generator:

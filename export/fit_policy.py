@@ -119,27 +119,13 @@ def _reduce(model: nn.Module, ranks: int) -> None:
         start += gradient.numel()
 
 
-LENGTH = ("iterations", "save_every")
-"""What a training may go on with another value of."""
-
-
-def _same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises UsageError where a checkpoint was begun by another recipe."""
-    for name in sorted(now.keys() - set(LENGTH)):
-        if before.get(name) != now[name]:
-            raise UsageError(
-                f"{path}: was begun with policy.{name} = {before.get(name)!r}, the recipe says {now[name]!r}; "
-                "move the checkpoint away, or name another --out"
-            )
-
-
 def _resume(
     path: Path, recipe: PolicyRecipe, model: nn.Module, optimizer: optim.Muon, average: optim.Average
 ) -> int:  # fmt: skip
     if not path.exists():
         return 0
     state = checkpoint.load(path)
-    _same(path, state["recipe"], asdict(recipe))
+    checkpoint.same(path, "policy", state["recipe"], asdict(recipe))
     return checkpoint.restore(state, model, optimizer, average)
 
 

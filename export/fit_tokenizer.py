@@ -1,10 +1,7 @@
 """Stage 1: the tokenizer, on labelled stills."""
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from dzedge.export import checkpoint, optim
+from dzedge.export import checkpoint, fit_frames
 from dzedge.export.model.latent import latent_mean, latent_std, to_latent
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.tokenizer import ARM_MAPS, FrameDecoder, FrameEncoder
@@ -20,7 +17,6 @@ from dzedge.export.recipe import TokenizerRecipe
 from dzedge.export.stills import Stills
 from dzedge.hardware.sim import camera, scene
 
-Log = Callable[[dict[str, Any]], None]
 SUPERVISED_ARM_MAPS = 3
 SHOULDER = (scene.SHOULDER_X, 0.0, scene.SHOULDER_Z)
 """Where the drawn arm begins [m]."""
@@ -145,24 +141,18 @@ def errors(model: Tokenizer, stills: Stills) -> dict[str, float]:
 
 
 def fit(
-    recipe: TokenizerRecipe, sizes: Sizes, stills: Stills, held_out: Stills, path: Path, log: Log,
+    recipe: TokenizerRecipe, sizes: Sizes, stills: Stills, held_out: Stills, path: Path, log: fit_frames.Log,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tokenizer:  # fmt: skip
-    """Trains, or goes on from the checkpoint at `path`. on_step: told after every step."""
+    """Trains, or goes on from the checkpoint at `path`. on_step: told after every step. Raises UsageError."""
     torch.manual_seed(recipe.seed)
     model = Tokenizer(sizes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     background = torch.from_numpy(np.median(stills.frames[:400], axis=0).astype(np.float32)) / 127.5 - 1.0
     with torch.no_grad():
         model.decoder.background.copy_(background.permute(2, 0, 1).unsqueeze(0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01, foreach=True)
-    average = optim.Average(model, 0.995)
-    start = 0
-    if path.exists() and Sizes.from_json((state := checkpoint.load(path))["sizes"]) == sizes:
-        start = checkpoint.restore(state, model, optimizer, average)
     latents = to_latent(stills.labels.copy())
-    model.train()
-    for step in range(start, recipe.iterations):
-        rng = np.random.Generator(np.random.Philox(key=[recipe.seed, step]))
+
+    def loss_of(step: int, rng: np.random.Generator) -> Tensor:
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         pick = rng.integers(0, len(stills), recipe.batch)
         table, latent = torch.from_numpy(stills.labels[pick]), torch.from_numpy(latents[pick])
@@ -171,28 +161,10 @@ def fit(
         if step % recipe.decoder_every == 0:
             ours = shows_arm(table)
             loss = loss + decoder_loss(model, image[ours], table[ours], latent[ours])
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * optim.schedule(step, recipe.iterations)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        average.update(model)
-        on_step(step + 1)
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.iterations:
-            checkpoint.save(
-                path, recipe=asdict(recipe), sizes=sizes.to_json(), step=step + 1, model=model.state_dict(),
-                optimizer=optimizer.state_dict(), average=average.values,
-            )  # fmt: skip
-            figures = {name: round(value, 4) for name, value in errors(load(path), held_out).items()}
-            spent = round(time.process_time())
-            log({"step": step + 1, "cpu_s": spent, "loss": round(loss.item(), 4), **figures})
-    model.load_state_dict(average.values)
-    return model.eval()
+        return loss
 
+    def figures() -> dict[str, float]:
+        return {name: round(value, 4) for name, value in errors(checkpoint.averaged(path, Tokenizer), held_out).items()}
 
-def load(path: Path) -> Tokenizer:
-    """The averaged weights of a checkpoint."""
-    state = checkpoint.load(path)
-    model = Tokenizer(Sizes.from_json(state["sizes"]))
-    model.load_state_dict(state["average"])
-    return model.eval()
+    fit_frames.fit(model, recipe, sizes, loss_of, figures, path, log, on_step)
+    return checkpoint.averaged(path, Tokenizer)

@@ -4,24 +4,20 @@ Reconstruction and a small divergence of the code from noise. Pixels that differ
 more: a thin arm covers so little of an image that the cheapest picture of it is none.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dzedge.export import checkpoint, optim
+from dzedge.export import checkpoint, fit_frames
 from dzedge.export.fit_tokenizer import augmented
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.model.vae import Vae
 from dzedge.export.recipe import TokenizerRecipe
 
-Log = Callable[[dict[str, Any]], None]
 Frames = NDArray[np.uint8]
 RARE = (0.1, 0.5)
 """Differences to the median frame, image units, at which a pixel begins to weigh more and weighs most."""
@@ -45,7 +41,7 @@ def divergence(log_sigma: Tensor) -> Tensor:
     return 0.5 * ((2.0 * log_sigma).exp() - 2.0 * log_sigma).mean()
 
 
-def loss_of(model: Vae, image: Tensor, weight: Tensor, recipe: TokenizerRecipe, chance: torch.Generator) -> Tensor:
+def picture_loss(model: Vae, image: Tensor, weight: Tensor, recipe: TokenizerRecipe, chance: torch.Generator) -> Tensor:
     """Absolute errors of pixels, weighted, and the divergence. weight: Shape (B, 1, h, w)."""
     with torch.autocast(image.device.type, torch.bfloat16, enabled=recipe.half):
         mean, log_sigma = model.encoder.code(image)
@@ -76,49 +72,26 @@ def errors(model: Vae, held_out: Frames) -> dict[str, float]:
 
 
 def fit(
-    recipe: TokenizerRecipe, sizes: Sizes, frames: Frames, held_out: Frames, path: Path, log: Log,
+    recipe: TokenizerRecipe, sizes: Sizes, frames: Frames, held_out: Frames, path: Path, log: fit_frames.Log,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Vae:  # fmt: skip
     """Trains, or goes on from the checkpoint at `path`. frames: Shape (N, h, w, 3); held_out: as in `errors`; on_step:
-    told after every step. On the first GPU where there is one."""
+    told after every step. On the first GPU where there is one. Raises UsageError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
     model = Vae(sizes)
     median = np.median(frames[:: -(-len(frames) // 400)], axis=0).astype(np.uint8)
     model.decoder.background.copy_(as_image(median[None]))
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01, foreach=True)
-    average = optim.Average(model, 0.995)
-    start = 0
-    if path.exists() and Sizes.from_json((state := checkpoint.load(path))["sizes"]) == sizes:
-        start = checkpoint.restore(state, model, optimizer, average)
-    model.train()
-    for step in range(start, recipe.iterations):
-        rng = np.random.Generator(np.random.Philox(key=[recipe.seed, step]))
+
+    def loss_of(step: int, rng: np.random.Generator) -> Tensor:
         pick = rng.integers(0, len(frames), recipe.batch)
         weight = 1.0 + recipe.rare * rarity(as_image(frames[pick]).to(device), model.decoder.background)
         image = augmented(frames[pick], rng).to(device)
-        loss = loss_of(model, image, weight, recipe, checkpoint.torch_seed(recipe.seed, step))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * optim.schedule(step, recipe.iterations)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        average.update(model)
-        on_step(step + 1)
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.iterations:
-            checkpoint.save(
-                path, recipe=asdict(recipe), sizes=sizes.to_json(), step=step + 1, model=model.state_dict(),
-                optimizer=optimizer.state_dict(), average=average.values,
-            )  # fmt: skip
-            figures = {name: round(value, 2) for name, value in errors(load(path), held_out).items()}
-            log({"step": step + 1, "cpu_s": round(time.process_time()), "loss": round(loss.item(), 4), **figures})
-    return load(path)
+        return picture_loss(model, image, weight, recipe, checkpoint.torch_seed(recipe.seed, step))
 
+    def figures() -> dict[str, float]:
+        return {name: round(value, 2) for name, value in errors(checkpoint.averaged(path, Vae), held_out).items()}
 
-def load(path: Path) -> Vae:
-    """The averaged weights of a checkpoint."""
-    state = checkpoint.load(path)
-    model = Vae(Sizes.from_json(state["sizes"]))
-    model.load_state_dict(state["average"])
-    return model.eval()
+    fit_frames.fit(model, recipe, sizes, loss_of, figures, path, log, on_step)
+    return checkpoint.averaged(path, Vae)

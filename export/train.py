@@ -147,9 +147,8 @@ def unfinished(tokenizer: Path) -> bool:
     return bool(state["step"] < state["recipe"]["iterations"])
 
 
-def check_tokenizer(tokenizer: Path, sizes: Sizes) -> None:
-    """Raises UsageError where a tokenizer was made for other sizes than the recipe's."""
-    made = tokenizers.sizes_of(tokenizer)
+def check_tokenizer(tokenizer: Path, made: Sizes, sizes: Sizes) -> None:
+    """Raises UsageError where a tokenizer was made for other sizes than the recipe's. tokenizer: for the message."""
     for name in SEEN:
         ours, theirs = getattr(sizes, name), getattr(made, name)
         if ours != theirs and not (name == "cell" and sizes.structured):
@@ -159,9 +158,10 @@ def check_tokenizer(tokenizer: Path, sizes: Sizes) -> None:
 def train_policy(recipe: Recipe, data: Path, path: Path) -> None:
     """Stage 2, on latents."""
     tokenizer, paths = path.parent / TOKENIZER, parts(data, recipe.policy.marker)
-    check_tokenizer(tokenizer, recipe.sizes)
+    encoder = tokenizers.load(tokenizer).encoder
+    check_tokenizer(tokenizer, encoder.sizes, recipe.sizes)
     source = Source.of(paths, recipe.data, recipe.sizes)
-    encoder, sizes = tokenizers.load(tokenizer).encoder, source.sized(recipe.sizes)
+    sizes = source.sized(recipe.sizes)
     chosen, held = footage.takes(paths)
     read = {root: episodes.cached(root, tokenizer, encoder, sizes, log.info, source) for root in dict.fromkeys(paths)}
     training = Episodes.joined([read[root].chosen(numbers) for root, numbers in chosen])

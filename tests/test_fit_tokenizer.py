@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dzedge.export import checkpoint, fit_tokenizer, stills
+from dzedge.export import checkpoint, fit_tokenizer, stills, tokenizers
 from dzedge.export.model.latent import to_latent
 from dzedge.export.model.sizes import Sizes
 from dzedge.export.recipe import TokenizerRecipe
@@ -61,7 +61,7 @@ def test_figures_and_what_is_loaded(shown: Stills, tmp_path: Path) -> None:
     model, lines = _fit(shown, tmp_path / "a.safetensors")
     assert all(np.isfinite(value) for value in lines[-1].values())
     assert {"tip_mm", "cube_mm", "presence_wrong", "psnr_db"} <= set(lines[-1])
-    loaded = fit_tokenizer.load(tmp_path / "a.safetensors")
+    loaded = tokenizers.load(tmp_path / "a.safetensors")
     assert loaded.encoder.sizes == TOY
     assert not loaded.training
     for name, value in model.state_dict().items():

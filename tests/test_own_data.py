@@ -358,6 +358,6 @@ class TestWhole:
         with pytest.raises(PolicyError, match="unknown word 'juggle'"):
             runtime.reset("juggle")
         with pytest.raises(UsageError, match="tokenizer 'vae', the recipe has 'structured'"):
-            train.check_tokenizer(tokenizer, Sizes())
-        again = {f.name: getattr(train.tokenizers.sizes_of(tokenizer), f.name) for f in fields(Sizes)}
+            train.check_tokenizer(tokenizer, train.tokenizers.load(tokenizer).encoder.sizes, Sizes())
+        again = {f.name: getattr(train.tokenizers.load(tokenizer).encoder.sizes, f.name) for f in fields(Sizes)}
         assert again["tokens"] == 12

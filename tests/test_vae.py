@@ -99,7 +99,7 @@ class TestLoss:
         def loss(rows: slice) -> float:
             image = torch.zeros(1, 3, 24, 32)
             image[:, :, rows] = 0.5
-            return fit_vae.loss_of(model, image, weight, recipe, torch.Generator().manual_seed(0)).item()
+            return fit_vae.picture_loss(model, image, weight, recipe, torch.Generator().manual_seed(0)).item()
 
         with torch.no_grad():
             assert loss(slice(0, 12)) > 3.0 * loss(slice(12, 24))
@@ -150,13 +150,21 @@ class TestFit:
         weights = "encoder.body.0.0.weight"
         assert not torch.equal(other.state_dict()[weights], whole.state_dict()[weights])
 
-    def test_other_sizes_begin_anew(self, tmp_path: Path) -> None:
+    def test_another_recipe_or_other_sizes_are_refused(self, tmp_path: Path) -> None:
         frames, path = box(64, 0)[0], tmp_path / "tokenizer.safetensors"
         fit_vae.fit(RECIPE, SMALL, frames, pairs(8, 5), path, lambda line: None)
-        fit_vae.fit(RECIPE, replace(SMALL, channels=4), frames, pairs(8, 5), path, lambda line: None)
+        before = path.read_bytes()
+        with pytest.raises(UsageError, match=r"sizes\.channels = .*the recipe says 4"):
+            fit_vae.fit(RECIPE, replace(SMALL, channels=4), frames, pairs(8, 5), path, lambda line: None)
+        with pytest.raises(UsageError, match=r"tokenizer\.rate"):
+            fit_vae.fit(replace(RECIPE, rate=1e-5), SMALL, frames, pairs(8, 5), path, lambda line: None)
+        assert path.read_bytes() == before
+        longer: list[dict[str, float]] = []
+        fit_vae.fit(replace(RECIPE, iterations=6), SMALL, frames, pairs(8, 5), path, longer.append)
+        assert [line["step"] for line in longer] == [6]
         loaded = tokenizers.load(path)
         assert isinstance(loaded, Vae)
-        assert tokenizers.sizes_of(path).channels == loaded.encoder.sizes.channels == 4
+        assert loaded.encoder.sizes == SMALL
 
     def test_it_learns_where_the_box_is(self, tmp_path: Path) -> None:
         """A new place is drawn far better than the last one copied, and can be read off the code."""
