@@ -169,6 +169,7 @@ def doctor(robot: Robot = None, as_json: Json = False) -> None:
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     policies: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE...]")] = None,
     suite: Annotated[str, typer.Option(help="reach, verbs or zeroshot: tasks; imagination: its dreams.")] = "reach",
     episodes: Annotated[
@@ -205,6 +206,7 @@ def evaluate(
     from dzedge.suite import scenes
     from dzedge.supervisor import run_robot
 
+    _refuse_idle(context, evaluation.idle_options(suite, pair is not None, realtime, synchronous))
     if pair is not None:
         pairings = comparison.compare(*pair)
         if as_json:
@@ -290,6 +292,15 @@ def _training(command: str, module: str, arguments: list[str]) -> None:
             raise UsageError(f"dzedge {command}: {needed} is missing; pip install 'dzedge[export]', or use .venv-dev")
     entry: Any = importlib.import_module(f"dzedge.export.{module}")
     entry.main(arguments)
+
+
+def _refuse_idle(context: typer.Context, idle: dict[str, str]) -> None:
+    """Refuse options that would have no effect. idle: by parameter, why. Raises UsageError."""
+    for name, why in idle.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "BUNDLE" if name == "policies" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{shown}: {why}; leave it out")
 
 
 def _foresee(

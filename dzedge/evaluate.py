@@ -96,6 +96,24 @@ class Settings:
         return msgspec.structs.replace(config, policy=policy)
 
 
+KNOBS = ("execute", "no_prefix", "delay", "synchronous", "no_smoothing", "latency", "realtime", "workers")
+"""Parameters of the command that say how an episode is played."""
+
+
+def idle_options(suite: str, pair: bool, realtime: bool, synchronous: bool) -> dict[str, str]:
+    """Parameters that have no effect beside others, and why."""
+    if pair:
+        chosen = ("policies", "suite", "episodes", "seeds", "sampler", "precision", *KNOBS)
+        return dict.fromkeys(chosen, "--pair compares documents that were written before")
+    if suite == "imagination":
+        return dict.fromkeys(KNOBS, "the suite imagination judges dreams, one after the other, and plays nothing")
+    if realtime:
+        return dict.fromkeys(("latency", "workers"), "--realtime takes the time it takes, one robot at once")
+    if synchronous:
+        return {"latency": "--synchronous: a world that waits has none"}
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Episode:
     """One attempt. verb, split: of its task, as `hardware.sim.task` sorts them; delay_ms: median from a frame's capture

@@ -255,6 +255,22 @@ class TestOtherCommands:
         call(*["evaluate", "--episodes", "1", "--realtime", "--json"])
         assert "conditions" not in played.calls[-1]
 
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            ("--suite imagination --delay 5", "--delay"),
+            ("--suite imagination --no-prefix", "--no-prefix"),
+            ("--realtime --workers 2", "--workers"),
+            ("--synchronous --latency default", "--latency"),
+            ("--pair a b --episodes 3", "--episodes"),
+            ("some.dzp --pair a b", "BUNDLE"),
+        ],
+    )
+    def test_evaluate_refuses_what_would_have_no_effect(self, call, played, arguments, named):
+        code, out, err = call("evaluate", *arguments.split())
+        assert (code, out, played.calls) == (2, "", [])
+        assert f"{named}: " in err and "leave it out" in err
+
     def test_evaluate_compares_two_documents(self, call, played, tmp_path):
         for name, success in (("a", True), ("b", False)):
             played.result = make_result(make_history(), success)

@@ -151,13 +151,15 @@ def test_rearrange_keeps_the_arm(world: World) -> None:
     world.reset(4)
     world.set_joint_goal(0, 0.4)
     world.step(0.3)
-    joints, velocities, time = world.joints(), world.velocities(), world.time
+    joints, velocities, time, view = world.joints(), world.velocities(), world.time, world.layout.view
     world.rearrange(5)
     assert np.array_equal(world.joints(), joints)
     assert np.array_equal(world.velocities(), velocities)
     assert world.time == time
     fresh = World(5)
     assert np.array_equal(world.cubes()[:, 3], fresh.cubes()[:, 3])
+    assert np.array_equal(world.layout.view, view)
+    assert not np.array_equal(fresh.layout.view, view)
 
 
 def test_step_counts_whole_steps(world: World) -> None:

@@ -5,6 +5,7 @@ Everything follows from the seed: two worlds of one seed that are told the same 
 """
 
 import math
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -76,9 +77,9 @@ class World:
         mujoco.mj_forward(self.model, self.data)
 
     def rearrange(self, seed: int) -> None:
-        """New cubes and light while arm, servos and time stay as they are: the next task on the same
+        """New cubes and light while arm, servos, camera and time stay as they are: the next task on the same
         table."""
-        self._lay(draw_layout(seed, self._cubes, self.tip()))
+        self._lay(replace(draw_layout(seed, self._cubes, self.tip()), view=self.layout.view))
         mujoco.mj_forward(self.model, self.data)
 
     def _lay(self, layout: Layout) -> None:
