@@ -1,43 +1,64 @@
-"""A task that is not ours: episodes of gym-pusht by a scripted teacher, as frames, states and actions.
+"""A task that is not ours: gym-pusht, demonstrated by a scripted teacher, then played by a bundle.
 
-    python -m dzedge.export.yardstick_pusht --out data/pusht --episodes 200 --seed 1
+    python -m dzedge.export.yardstick_pusht demonstrate --out pusht --episodes 800    # in .venv-judges
+    dzedge train pusht --data pusht --out checkpoints/pusht                           # in .venv-dev, and
+    dzedge export checkpoints/pusht/pusht-0.safetensors --data pusht --out pusht.dzp --version 1
+    python -m dzedge.export.yardstick_pusht judge pusht.dzp --runs 150                # in .venv-judges
 
 gym-pusht (0.1.8, Apache-2.0) pushes a T-shaped block onto its outline with a round agent: actions are the agent's
 target position [px] on a 512 px table, ten a second, at most 300 a run, and the task is done where more than 95 % of
 the outline are covered. Its human demonstrations lie on a hub; the teacher (`yardstick_teacher.py`) needs none.
 
-An `.npz` of E episodes with N steps in all, one every 0.1 s:
-
-    images (N, 96, 96, 3) uint8     RGB as the environment shows it to a policy (`pixels_agent_pos`)
-    states (N, 2) float32           the agent's position [px]
-    actions (N, 2) float32          its target for the next 0.1 s [px]
-    blocks (N, 3) float32           the block's true pose [px], [rad]: for a tokenizer's labels, not for a policy
-    coverage (N,) float32           share of the outline that is covered, before the action
-    offsets (E + 1,) int64          episode e is the steps offsets[e] : offsets[e + 1]
-    seed (E,) int64, success (E,) bool
+The demonstrations are a LeRobotDataset v3 as anybody's: a camera of 96 x 96 and two "joints", the agent's place in
+halves of the table, -1 to 1, which stand where an arm's radians stand.
 """
 
 import argparse
 import importlib
+import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import sys
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dzedge import bundle, minisign
+from dzedge.engine import Machine
+from dzedge.export.dataset_writer import Writer
 from dzedge.export.yardstick_teacher import Expert, Table
+from dzedge.policies import FAMILIES
+from dzedge.proportion import wilson
+from dzedge.types import ActionPrefix, Frame, JointState, Observation
 
 log = logging.getLogger("dzedge.export.yardstick_pusht")
 
 STEPS = 300
 """The environment's own limit of a run."""
 FIRST_SCENE = 1_000_000
-"""Demonstrations have seeds from here on, evaluation below: they never meet."""
-Player = Callable[[NDArray[np.uint8], NDArray[np.float64]], NDArray[np.float64]]
-"""A policy: image, Shape (96, 96, 3), and agent, Shape (2,), [px] -> its next targets, Shape (n, 2), [px]."""
+"""Demonstrations have seeds from here on, judged runs below: they never meet."""
+FPS, SIDE = 10, 96
+HALF = 256.0
+"""Half a table [px]."""
+CAMERA, TASK = "observation.images.top", "push the tee onto its outline"
+CHANNEL = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
+FEATURES = {"observation.state": CHANNEL, "action": CHANNEL, CAMERA: {"dtype": "video"}}
+
+
+class Player(Protocol):
+    """What plays a run."""
+
+    def begin(self) -> None:
+        """A new run."""
+
+    def see(self, image: NDArray[np.uint8]) -> None:
+        """The table as it is, at the start and after every action. Shape (96, 96, 3)."""
+
+    def next(self, agent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Its next targets, Shape (n, 2), [px], given where the agent is, Shape (2,), [px]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,47 +103,112 @@ class Stage:
         return Episode(images, states, actions, blocks, coverage, seed, bool(info["is_success"]))
 
     def judge(self, player: Player, seed: int) -> tuple[bool, float]:
-        """A policy's run of that seed: whether it is solved, and the greatest coverage, 0..1."""
+        """A player's run of that seed: whether it is solved, and the greatest coverage, 0..1."""
         seen, _ = self._played.reset(seed=seed)
         best = 0.0
+        player.begin()
+        player.see(seen["pixels"])
         while True:
-            for action in player(seen["pixels"], seen["agent_pos"]):
+            for action in player.next(seen["agent_pos"]):
                 seen, _, done, late, info = self._played.step(np.clip(action, 0.0, 512.0).astype(np.float32))
                 best = max(best, float(info["coverage"]))
                 if done or late:
                     return bool(info["is_success"]), best
+                player.see(seen["pixels"])
 
 
-def write(path: Path, episodes: list[Episode]) -> None:
-    """The episodes as the `.npz` described above; a file that is there is complete."""
-    per_step = [f.name for f in fields(Episode) if f.name not in ("seed", "success")]
-    columns: dict[str, Any] = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in per_step}
-    columns["offsets"] = np.cumsum([0, *(len(e.states) for e in episodes)])
-    columns["seed"] = np.array([e.seed for e in episodes])
-    columns["success"] = np.array([e.success for e in episodes])
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, allow_pickle=False, **columns)
-    partial.replace(path)
+def units(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Places on the table, [px], in halves of it, -1 to 1."""
+    return (pixels / HALF - 1.0).astype(np.float32)
+
+
+def demonstrate(root: Path, episodes: int, first: int) -> int:
+    """That many solved runs of the teacher as a dataset; those that it does not solve are left out. first: seed of the
+    first. Returns how many were tried. Raises DatasetError where `root` exists."""
+    stage, seed, solved = Stage(), first, 0
+    with Writer(root, FEATURES, FPS, "pusht", (SIDE, SIDE)) as writer:
+        while solved < episodes:
+            episode, seed = stage.episode(seed), seed + 1
+            if episode.success:
+                columns = {"observation.state": units(episode.states), "action": units(episode.actions)}
+                writer.add(columns, {CAMERA: episode.images}, TASK)
+                solved += 1
+    return seed - first
+
+
+class Contestant:
+    """A bundle as a player: what the runtime runs, a chunk at a time, `execute` actions of each.
+
+    bundle: opened; seed: of its noise; sampler: as in the robot file.
+    """
+
+    def __init__(self, opened: bundle.Bundle, execute: int, seed: int, sampler: str = "auto") -> None:
+        section = opened.manifest.dzedge
+        machine = Machine.detect(1)
+        self.policy = FAMILIES[section.family](opened, machine, (SIDE, SIDE), sampler=sampler, seed=seed)
+        self.policy.reset(TASK)
+        self._execute, self._step_ns = execute, section.dt_ns
+        self._frames: deque[Frame] = deque(maxlen=max(section.video.history_ns) // section.dt_ns + 1)
+        self._chunks = 0
+
+    def begin(self) -> None:
+        """Forget the last run."""
+        self.policy.reset(TASK)
+        self._frames.clear()
+
+    def see(self, image: NDArray[np.uint8]) -> None:
+        """A frame, one every step."""
+        at = self._frames[-1].capture_ns + self._step_ns if self._frames else 10**9
+        self._frames.append(Frame(np.ascontiguousarray(image), at // self._step_ns, at, at))
+
+    def next(self, agent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Targets of the next steps, Shape (execute, 2), [px]."""
+        seen = tuple({frame.capture_ns: frame for frame in (self._frames[0], self._frames[-1])}.values())
+        if len(self._frames) < (self._frames.maxlen or 0):
+            seen = (self._frames[-1],)
+        place, now = units(agent).astype(np.float64), self._frames[-1].capture_ns
+        observation = Observation(seen, JointState(place, np.zeros(2), now), now, TASK, 0)
+        chunk = self.policy.infer(observation, ActionPrefix(np.zeros((0, 2))), self._chunks)
+        self._chunks += 1
+        return (chunk.positions[: self._execute] + 1.0) * HALF
+
+
+def judged(path: Path, key: Path, runs: int, execute: int, sampler: str) -> dict[str, Any]:
+    """A bundle's runs of the seeds 0 to `runs` - 1: none of them demonstrated."""
+    opened = bundle.open_bundle(path, minisign.load_keys((str(key),)), True)
+    stage, contestant = Stage(), Contestant(opened, execute, 0, sampler)
+    found = [stage.judge(contestant, seed) for seed in range(runs)]
+    solved = sum(success for success, _ in found)
+    low, high = wilson(solved, runs)
+    coverage = np.array([best for _, best in found])
+    return {
+        "policy": opened.manifest.dzedge.model_id, "runs": runs, "execute": execute, "sampler": sampler,
+        "success": solved / runs, "low": low, "high": high, "coverage_mean": float(coverage.mean()),
+        "coverage_median": float(np.median(coverage)), "over_half": float((coverage > 0.5).mean()),
+        "coverage": [round(float(value), 4) for value in coverage],
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("data/pusht"))
-    parser.add_argument("--episodes", type=int, default=200, help="solved ones; the others are counted and dropped")
-    parser.add_argument("--per-shard", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=1, help="scenes start at seed million; evaluation uses those below")
+    parts = parser.add_subparsers(dest="part", required=True)
+    teach = parts.add_parser("demonstrate", help="write the teacher's runs")
+    teach.add_argument("--out", type=Path, default=Path("pusht"))
+    teach.add_argument("--episodes", type=int, default=800)
+    judge = parts.add_parser("judge", help="play a bundle")
+    judge.add_argument("bundle", type=Path)
+    judge.add_argument("--key", type=Path, default=Path("bundles/test.pub"))
+    judge.add_argument("--runs", type=int, default=150)
+    judge.add_argument("--execute", type=int, default=4, help="actions of a chunk that are played")
+    judge.add_argument("--sampler", default="auto")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    options.out.mkdir(parents=True, exist_ok=True)
-    stage, scene, shard = Stage(), FIRST_SCENE * options.seed, list[Episode]()
-    for solved in range(1, options.episodes + 1):
-        while not (episode := stage.episode(scene := scene + 1)).success:
-            pass
-        shard.append(episode)
-        if len(shard) == options.per_shard or solved == options.episodes:
-            write(options.out / f"shard{(solved - 1) // options.per_shard:03d}.npz", shard)
-            log.info("%d episodes solved of %d tried", solved, scene - FIRST_SCENE * options.seed)
-            shard = []
+    if options.part == "demonstrate":
+        tried = demonstrate(options.out, options.episodes, FIRST_SCENE)
+        log.info("%s: %d runs solved of %d tried", options.out, options.episodes, tried)
+    else:
+        found = judged(options.bundle, options.key, options.runs, options.execute, options.sampler)
+        sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """gym-pusht, opt-in: the teacher solves it, its rehearsals are the real physics, standing still solves nothing."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dzedge.export.yardstick_pusht import Stage, write
+from dzedge.export.dataset import Dataset
+from dzedge.export.yardstick_pusht import CAMERA, FIRST_SCENE, HALF, TASK, Stage, demonstrate
 from dzedge.export.yardstick_teacher import GOAL, OUTLINE, Table, Way, misplacement, placed, touches
 
 pytestmark = [
@@ -26,6 +27,22 @@ def stage() -> Iterator[Stage]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield Stage()
+
+
+class Puppet:
+    """Plays what a function says."""
+
+    def __init__(self, targets: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._targets, self.seen = targets, 0
+
+    def begin(self) -> None:
+        pass
+
+    def see(self, image: np.ndarray) -> None:
+        self.seen += 1
+
+    def next(self, agent: np.ndarray) -> np.ndarray:
+        return self._targets(agent)
 
 
 def environments(seed: int):
@@ -99,19 +116,22 @@ class TestTeacher:
     def test_actions_played_again_solve_it_again(self, stage: Stage) -> None:
         episode = stage.episode(9)
         assert episode.success
-        assert stage.judge(lambda image, agent: episode.actions.astype(float), 9)[0]
-        assert not stage.judge(lambda image, agent: episode.actions.astype(float), 10)[0]
+        assert stage.judge(Puppet(lambda agent: episode.actions.astype(float)), 9)[0]
+        assert not stage.judge(Puppet(lambda agent: episode.actions.astype(float)), 10)[0]
 
     def test_standing_still_solves_nothing(self, stage: Stage) -> None:
-        assert not any(stage.judge(lambda image, agent: agent[None], seed)[0] for seed in range(3))
+        puppet = Puppet(lambda agent: agent[None])
+        assert not any(stage.judge(puppet, seed)[0] for seed in range(3))
+        assert puppet.seen == 3 * 300
 
 
-def test_a_shard_holds_what_was_played(stage: Stage, tmp_path: Path) -> None:
-    played = [stage.episode(1), stage.episode(2)]
-    write(tmp_path / "shard.npz", played)
-    with np.load(tmp_path / "shard.npz") as shard:
-        begin, end = shard["offsets"][1:3]
-        assert shard["images"].shape == (end, 96, 96, 3) and shard["images"].dtype == np.uint8
-        np.testing.assert_array_equal(shard["actions"][begin:end], played[1].actions)
-        assert shard["coverage"][begin:end][-1] > shard["coverage"][begin]
-        assert shard["success"].tolist() == [True, True]
+def test_demonstrations_are_a_dataset(stage: Stage, tmp_path: Path) -> None:
+    assert demonstrate(tmp_path / "pusht", 2, FIRST_SCENE) >= 2
+    data, first = Dataset(tmp_path / "pusht"), stage.episode(FIRST_SCENE)
+    assert (data.episodes, data.tasks, data.fps) == (2, [TASK, TASK], 10)
+    count = len(first.actions)
+    assert data.offsets[1] == count
+    np.testing.assert_allclose((data.column("action")[:count] + 1.0) * HALF, first.actions, atol=1e-3)
+    shown = data.frames(CAMERA, 0)
+    assert shown.shape == first.images.shape
+    assert np.abs(shown.astype(int) - first.images).mean() < 6.0
