@@ -2,6 +2,8 @@
 # make test, lint     set up .venv-dev, run the tests, the linters and the type check
 # make bench          build/bench.json and its table
 # make judges         set up .venv-judges and let other people's programs check ours
+# make floor          set up .venv-floor and run bundles under the oldest runtime that they must run under
+# make gpu-check      where a GPU is at hand: docs/results/gpu.md
 # make train [RECIPE=wam SEED=0]   data, tokenizer and one policy into checkpoints/: hours, not minutes, the first time
 # make zeroshot       play the release scenes with every bundle of the repository into build/zeroshot.json
 
@@ -13,6 +15,7 @@ PYTHON ?= python3
 SEED ?= 0
 BENCH ?=
 RECIPE ?= wam
+GPU_PYTHON ?= .venv-dev/bin/python
 PIP := -m pip install --quiet --disable-pip-version-check
 
 KERNELS := $(wildcard kernels/*.py kernels/*.pyx kernels/*.pxd)
@@ -20,7 +23,7 @@ BUILD := pyproject.toml setup.py $(KERNELS)
 SOURCES := $(BUILD) $(shell find dzedge hardware export robots bundles -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
-.PHONY: install run test lint bench judges train zeroshot clean
+.PHONY: install run test lint bench judges floor gpu-check train zeroshot clean
 
 install: .venv/.stamp
 
@@ -41,8 +44,15 @@ lint: build/.inplace .venv/.stamp
 bench: build/.inplace .venv/.stamp
 	.venv-dev/bin/python tests/bench $(BENCH)
 
-judges: .venv-judges/.stamp
+judges: .venv-judges/.stamp .venv-physicalai/.stamp
 	.venv-judges/bin/pytest -rs tests/judges
+	.venv-physicalai/bin/pytest -rs tests/judges/test_physicalai.py
+
+floor: build/.inplace .venv-floor/.stamp
+	.venv-dev/bin/pytest -rs tests/floor
+
+gpu-check: build/.inplace
+	$(GPU_PYTHON) -m dzedge.export.gpu_check
 
 train: build/.inplace data/.stamp
 	.venv-dev/bin/dzedge train $(RECIPE) --seed $(SEED)
@@ -97,7 +107,22 @@ build/.inplace: .venv-dev/.stamp $(BUILD)
 	@.venv-judges/bin/python $(PIP) --no-deps --force-reinstall build/wheel/*.whl
 	@touch $@
 
+.venv-floor/.stamp: build/wheel/.stamp requirements-floor.txt
+	@echo "installing dzedge and the oldest runtime into .venv-floor"
+	@test -x .venv-floor/bin/python || $(PYTHON) -m venv .venv-floor
+	@.venv-floor/bin/python $(PIP) --no-deps -r requirements-floor.txt
+	@.venv-floor/bin/python $(PIP) --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
+# physicalai pins other versions of the same things.
+.venv-physicalai/.stamp: build/wheel/.stamp requirements-physicalai.txt
+	@echo "installing dzedge and physicalai into .venv-physicalai"
+	@test -x .venv-physicalai/bin/python || $(PYTHON) -m venv .venv-physicalai
+	@.venv-physicalai/bin/python $(PIP) --no-deps -r requirements-physicalai.txt
+	@.venv-physicalai/bin/python $(PIP) --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-dev .venv-judges build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-dev .venv-judges .venv-floor .venv-physicalai build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -f kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

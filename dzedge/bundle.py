@@ -1,21 +1,22 @@
-"""The policy bundle: a signed folder `NAME.dzp` of graphs, and the manifest that says how to run them.
+"""The policy bundle: a signed folder `NAME.dzp` of graphs (carried as a file `NAME.dzb`), and the manifest that says
+how to run them.
 
-Order of opening: the signature over the manifest's raw bytes; then the manifest is parsed; then every file is
-opened once (no links, no extra file), read and hashed from that descriptor. What ONNX Runtime gets are those
-bytes. Nothing of an unverified bundle is ever parsed as a model.
+Order of opening: the signature over the manifest's raw bytes; then the manifest is parsed; then every file is read
+once (no links, no extra file) and hashed; then the bytes of every graph are walked (`dzedge.onnx_check`). What ONNX
+Runtime gets are those bytes. Nothing of an unverified bundle is ever parsed as a model.
 """
 
 import hashlib
-import os
-import stat
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from dzedge import __version__, minisign, strict
+from dzedge.container import MANIFEST, SIGNATURE, Source, open_source
 from dzedge.errors import BundleError
 from dzedge.manifest import (
     Entry,
@@ -30,18 +31,20 @@ from dzedge.manifest import (
     Window,
     check_family,
 )
-from dzedge.minisign import PublicKey, SecretKey
+from dzedge.minisign import PublicKey, SecretKey, find_secret
+from dzedge.onnx_check import read_model
 
 __all__ = [
     "Bundle", "Entry", "Graph", "Image", "Language", "Manifest", "Section", "Statistics", "Variant", "Video", "Window",
-    "open_bundle", "pack", "parse_manifest", "public_test_key", "sign",
+    "open_bundle", "pack", "parse_manifest", "public_test_key", "read_entry", "sign", "verify",
 ]  # fmt: skip
 
-MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
-MANIFEST_BYTES, SIGNATURE_BYTES = 4 << 20, 4096
-"""Largest manifest and signature that are read at all."""
 TEST_KEY = "RWSX+pwRHoCak/PvVAx7c7bbsZlutxGjRKU+tC2Y0OF/HkM/aNN6ZVwz"
 """Public half of the repository's test key; its secret lies in the repository, so it proves nothing."""
+OPERATORS = frozenset({"ai.onnx", "com.microsoft"})
+"""Operator domains that ONNX Runtime has by itself; `pack` accepts others only where the section lists them."""
+UNROLLED = "act.onnx"
+"""One graph from pixels to actions, for other runtimes of `policy_package`; ours leaves it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +70,36 @@ def open_bundle(
     allow_test_key: bool = False,
     version_floor: int = 0,
 ) -> Bundle:
-    """Verify the bundle at `path` and read it. version_floor: the oldest version still accepted.
+    """Verify the bundle at `path`, folder or container, and read it. version_floor: the oldest version still accepted.
 
     Raises BundleError for whatever is not exactly as signed.
     """
-    name = os.fspath(path)
-    try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BundleError(f"{name}: cannot open the bundle: {error.strerror}; check policy.bundle") from error
-    try:
-        raw = _read_once(folder, MANIFEST, name, lambda size: size <= MANIFEST_BYTES)
-        signature = _read_once(folder, SIGNATURE, name, lambda size: size <= SIGNATURE_BYTES)
-        key, _ = minisign.verify(raw, signature, _keys(trusted_keys, allow_test_key), f"{name}/{SIGNATURE}")
-        manifest = parse_manifest(raw, f"{name}/{MANIFEST}")
-        _check_versions(manifest.dzedge, name, version_floor)
-        contents = _read_all(folder, manifest.dzedge, name)
-    finally:
-        os.close(folder)
-    return Bundle(name, manifest, key, hashlib.sha256(raw).hexdigest(), contents)
+    with open_source(path) as source:
+        key, manifest = verify(source, trusted_keys, allow_test_key, version_floor)
+        section = manifest.dzedge
+        contents = {entry.path: read_entry(source, entry, section) for entry in section.files}
+        return Bundle(source.name, manifest, key, hashlib.sha256(source.manifest).hexdigest(), contents)
+
+
+def verify(
+    source: Source, trusted_keys: tuple[PublicKey, ...], allow_test_key: bool = False, version_floor: int = 0
+) -> tuple[PublicKey, Manifest]:
+    """Who signed the manifest, and the manifest. Its files are as listed then, but not read. Raises BundleError."""
+    keys = _keys(trusted_keys, allow_test_key)
+    key, _ = minisign.verify(source.manifest, source.signature, keys, f"{source.name}/{SIGNATURE}")
+    manifest = parse_manifest(source.manifest, f"{source.name}/{MANIFEST}")
+    _check_versions(manifest.dzedge, source.name, version_floor)
+    source.expect([(entry.path, entry.size) for entry in manifest.dzedge.files])
+    return key, manifest
+
+
+def read_entry(source: Source, entry: Entry, section: Section) -> bytes:
+    """A listed file of a verified source: as signed and, if it is a graph, sound. Raises BundleError."""
+    data, where = source.read(entry.path), f"{source.name}/{entry.path}"
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(f"{where}: its SHA-256 is not the signed one; fetch the bundle again")
+    _check_operators(entry, data, section, where)
+    return data
 
 
 def public_test_key() -> PublicKey:
@@ -97,7 +111,8 @@ def parse_manifest(raw: bytes, source: str) -> Manifest:
     """The manifest, strictly. Raises BundleError."""
     try:
         document = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        json.loads(raw, object_pairs_hook=_named_once)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{source}: not JSON: {error}; export the bundle again") from error
     manifest = strict.convert(document, Manifest, source, BundleError)
     check_family(manifest.dzedge, source)
@@ -106,25 +121,70 @@ def parse_manifest(raw: bytes, source: str) -> Manifest:
 
 
 def pack(folder: str | Path, section: Section, secret: SecretKey, created: str, name: str) -> Manifest:
-    """Write manifest and signature of the files lying in `folder`; `section.files` is filled in from them.
+    """Write manifest and signature of the files lying in `folder`; `section.files` is filled in from them, and
+    `section.opset` from its graphs.
 
     created: wall time for the record; name: of the policy. Raises BundleError.
     """
     root = Path(folder)
     graphs = {variant.file for graph in section.graphs.values() for variant in graph.variants}
-    files = sorted(p for p in root.iterdir() if p.name not in (MANIFEST, SIGNATURE))
-    entries = tuple(_entry(file, "graph" if file.name in graphs else None) for file in files)
-    section = msgspec.structs.replace(section, files=entries)
+    entries, opset = [], dict(section.opset)
+    for file in _listed(root):
+        data = _content(file, secret)
+        entry = _entry(file, data, "graph" if file.name in graphs else None)
+        for domain, version in _operators(entry, data, str(file)).items():
+            if domain not in OPERATORS | set(section.opset):
+                raise BundleError(f"{file}: has operators of {domain}; list it in dzedge.opset if that is intended")
+            opset[domain] = max(version, opset.get(domain, 0))
+        entries.append(entry)
+    section = msgspec.structs.replace(section, files=tuple(entries), opset=opset)
+    manifest = _manifest(section, created, name)
+    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    parse_manifest(raw, f"{root.name}/{MANIFEST}")
+    (root / MANIFEST).write_bytes(raw)
+    _sign(root, raw, section, secret)
+    return manifest
+
+
+def sign(folder: str | Path, secret: SecretKey) -> Manifest:
+    """Sign the manifest that lies in `folder`, anew or again.
+
+    Raises BundleError where it is not a valid one, or the files are not those that it lists: what a signature vouches
+    for has been looked at.
+    """
+    root = Path(folder)
+    raw = _content(root / MANIFEST, secret)
+    manifest = parse_manifest(raw, f"{root.name}/{MANIFEST}")
+    found = {file.name: file for file in _listed(root)}
+    entries = {entry.path: entry for entry in manifest.dzedge.files}
+    for name in sorted(found.keys() ^ entries.keys()):
+        lost = "is missing" if name in entries else "is not in the manifest"
+        raise BundleError(f"{root / name}: {lost}; pack the bundle again")
+    for name, entry in entries.items():
+        data = _content(found[name], secret)
+        _check_operators(entry, data, manifest.dzedge, str(found[name]))
+        if _entry(found[name], data, entry.role) != entry:
+            raise BundleError(f"{found[name]}: was changed since it was packed; pack the bundle again")
+    _sign(root, raw, manifest.dzedge, secret)
+    return manifest
+
+
+def _manifest(section: Section, created: str, name: str) -> Manifest:
+    """With what other readers of `policy_package` want; physicalai 0.3.0 runs POLICY.onnx, whatever the artifacts."""
     joints = {"shape": [len(section.joints)], "dtype": "float32", "order": list(section.joints)}
+    unrolled = any(entry.path == UNROLLED for entry in section.files)
     first = {graph: entry.variants[0].file for graph, entry in section.graphs.items()}
-    manifest = Manifest(
+    return Manifest(
         format="policy_package",
         version="1.0",
-        policy={"name": name, "source": {"class_path": f"dzedge.policies.{section.family}"}},
+        policy={
+            "name": UNROLLED.removesuffix(".onnx") if unrolled else name,
+            "source": {"class_path": f"dzedge.policies.{section.family}"},
+        },
         model={
             "n_obs_steps": len(section.video.history_ns),
-            "runner": {"type": section.family},
-            "artifacts": first,
+            "runner": {"type": "single_pass" if unrolled else section.family},
+            "artifacts": {"onnx": UNROLLED} if unrolled else first,
         },
         hardware={
             "robots": [{"name": section.robot, "type": section.robot, "state": joints, "action": joints}],
@@ -133,19 +193,11 @@ def pack(folder: str | Path, section: Section, secret: SecretKey, created: str, 
         metadata={"created_at": created, "created_by": f"dzedge {__version__}"},
         dzedge=section,
     )
-    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
-    parse_manifest(raw, f"{root.name}/{MANIFEST}")
-    (root / MANIFEST).write_bytes(raw)
-    sign(root, secret)
-    return manifest
 
 
-def sign(folder: str | Path, secret: SecretKey) -> None:
-    """Sign the manifest that lies in `folder`. Raises BundleError where it is not a valid one."""
-    raw = (Path(folder) / MANIFEST).read_bytes()
-    section = parse_manifest(raw, str(folder)).dzedge
+def _sign(root: Path, raw: bytes, section: Section, secret: SecretKey) -> None:
     comment = f"{section.model_id} version {section.version}"
-    (Path(folder) / SIGNATURE).write_bytes(secret.sign(raw, comment))
+    (root / SIGNATURE).write_bytes(secret.sign(raw, comment))
 
 
 def _keys(trusted: tuple[PublicKey, ...], allow_test_key: bool) -> tuple[PublicKey, ...]:
@@ -168,54 +220,51 @@ def _check_files(section: Section, source: str) -> None:
     names = [entry.path for entry in section.files]
     if len(set(names)) != len(names) or {MANIFEST, SIGNATURE} & set(names):
         raise BundleError(f"{source}: dzedge.files lists a file twice, or the manifest; export the bundle again")
+    roles = {entry.path: entry.role for entry in section.files}
     for graph, entry in section.graphs.items():
         for variant in entry.variants:
-            if variant.file not in names:
+            if variant.file not in roles:
                 raise BundleError(f"{source}: graph {graph}: file {variant.file!r} is not in dzedge.files")
+            if roles[variant.file] != "graph":
+                raise BundleError(f"{source}: graph {graph}: file {variant.file!r} has role {roles[variant.file]!r}")
 
 
-def _read_all(folder: int, section: Section, name: str) -> dict[str, bytes]:
-    listed = {entry.path for entry in section.files} | {MANIFEST, SIGNATURE}
-    extra = sorted(set(os.listdir(folder)) - listed)
-    if extra:
-        raise BundleError(f"{name}: {extra[0]!r} is not in the manifest; remove it, or fetch the bundle again")
-    return {entry.path: _read_entry(folder, entry, name) for entry in section.files}
+def _named_once(pairs: list[tuple[str, Any]]) -> None:
+    """For a JSON object: the last of two equal keys wins in one reader, the first in another."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ValueError(f"key {max(names, key=names.count)!r} stands there twice")
 
 
-def _read_entry(folder: int, entry: Entry, name: str) -> bytes:
-    data = _read_once(folder, entry.path, name, lambda size: size == entry.size)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleError(f"{name}/{entry.path}: its SHA-256 is not the signed one; fetch the bundle again")
+def _operators(entry: Entry, data: bytes, where: str) -> dict[str, int]:
+    """The operator sets of a graph that is sound, of any other file none. Raises BundleError."""
+    graph = entry.role == "graph" or entry.path.lower().endswith(".onnx")
+    return read_model(data, where) if graph else {}
+
+
+def _check_operators(entry: Entry, data: bytes, section: Section, where: str) -> None:
+    for domain, version in _operators(entry, data, where).items():
+        if version > section.opset.get(domain, 0):
+            listed = section.opset.get(domain, "none of them")
+            raise BundleError(
+                f"{where}: has operators of {domain} {version}, dzedge.opset lists {listed}; export the bundle again"
+            )
+
+
+def _listed(root: Path) -> list[Path]:
+    return sorted(file for file in root.iterdir() if file.name not in (MANIFEST, SIGNATURE))
+
+
+def _content(file: Path, secret: SecretKey) -> bytes:
+    """What a file holds that may be signed."""
+    if file.is_symlink() or not file.is_file() or file.stat().st_nlink != 1:
+        raise BundleError(f"{file}: a bundle holds regular files of one link only; remove it")
+    data = file.read_bytes()
+    if found := find_secret(data, secret):
+        raise BundleError(f"{file}: holds {found}; it must not travel in a bundle")
     return data
 
 
-def _read_once(folder: int, file: str, name: str, fits: Callable[[int], bool]) -> bytes:
-    """A regular file of one link, whole, from one descriptor. O_NONBLOCK: a FIFO would wait for ever."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError as error:
-        raise BundleError(f"{name}/{file}: cannot open: {error.strerror}; fetch the bundle again") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise BundleError(f"{name}/{file}: must be a regular file with one link; fetch the bundle again")
-        if not fits(status.st_size):
-            raise BundleError(f"{name}/{file}: {status.st_size} bytes is not its size; fetch the bundle again")
-        data, filled = bytearray(status.st_size + 1), 0
-        while count := os.readv(descriptor, [memoryview(data)[filled:]]):
-            filled += count
-        if filled != status.st_size:
-            raise BundleError(f"{name}/{file}: changed while it was read; fetch the bundle again")
-        return bytes(memoryview(data)[:filled])
-    finally:
-        os.close(descriptor)
-
-
-def _entry(file: Path, role: Literal["graph"] | None) -> Entry:
-    if file.is_symlink() or not file.is_file():
-        raise BundleError(f"{file}: a bundle holds regular files only; remove it")
-    data = file.read_bytes()
-    if b"secret key" in data[:200] or b"PRIVATE KEY" in data[:200]:
-        raise BundleError(f"{file}: looks like a secret key; it must not travel in a bundle")
-    guessed: Literal["graph", "data", "document"] = "document" if file.suffix in (".md", ".txt") else "data"
+def _entry(file: Path, data: bytes, role: Literal["graph", "data", "document"] | None) -> Entry:
+    guessed: Literal["data", "document"] = "document" if file.suffix in (".md", ".txt") else "data"
     return Entry(path=file.name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=role or guessed)

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,13 @@ SIGNATURE_COMMENT = "untrusted comment: signature of a dzedge policy bundle"
 PUBLIC_COMMENT = "untrusted comment: minisign public key "
 SECRET_COMMENT = "untrusted comment: minisign secret key, not encrypted: keep it out of every bundle and image"
 TRUSTED_COMMENT = "trusted comment: "
+SECRETS = {
+    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a minisign secret key": rb"untrusted comment: [^\n]{0,200}secret key|RW(?:QAAEIy|RTY0Iy)[A-Za-z0-9+/]{200}",
+    "an access token": rb"\b(?:hf_[A-Za-z0-9]{34}|gh[opsu]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60}|AKIA[0-9A-Z]{16}"
+    rb"|xox[abprs]-[0-9A-Za-z-]{24})",
+}  # fmt: skip
+"""Shapes of what must not be given away; the second of minisign's is base64 of "Ed", a kind of password, "B2"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,15 @@ def verify(data: bytes, signature_file: bytes, keys: tuple[PublicKey, ...], sour
     except InvalidSignature as error:
         raise BundleError(f"{source}: the signature does not match; fetch the bundle again") from error
     return key, comment
+
+
+def find_secret(data: bytes, own: SecretKey) -> str:
+    """What secret there is in a file that is to be published, in words; "" for none. own: the key that signs it."""
+    half = own.id + own.seed  # base64 of the key file begins 54 bytes before, a multiple of three
+    for spelled in (own.seed, own.seed.hex().encode(), base64.b64encode(own.seed)[:-2], base64.b64encode(half)[:-3]):
+        if spelled in data:
+            return "the key that signs it"
+    return next((name for name, shape in SECRETS.items() if re.search(shape, data)), "")
 
 
 def load_keys(paths: tuple[str, ...]) -> tuple[PublicKey, ...]:
