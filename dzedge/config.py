@@ -33,6 +33,7 @@ SIM_CAMERA = (160, 120)
 """Width and height of the simulated camera [pixels]."""
 SAMPLER = f"^(auto|{manifest.SAMPLER})$"
 SAMPLERS = f"auto, {manifest.SAMPLERS}"
+Precision = Literal["auto", manifest.Precision]
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="a-z, 0-9, _; 1 to 32 characters")]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -180,16 +181,26 @@ class Camera(Section, frozen=True):
 
 
 class Policy(Section, frozen=True):
-    """[policy]. bundle: folder NAME.dzp; sampler "auto": the bundle's own; threads 0: cores - 1;
-    trusted_keys: public key files beside the packaged ones; allow_test_key: only for a simulated arm."""
+    """[policy]. bundle: folder NAME.dzp; sampler "auto": the bundle's own; provider: what ONNX Runtime must run the
+    graphs by, all of them; precision "auto": the best that is right on this provider and processor; threads 0:
+    cores - 1; cuda_graph: capture each run and replay it; cache: keep optimized graphs, and TensorRT's engines,
+    between starts; trusted_keys: public key files beside the packaged ones; allow_test_key: only for a simulated arm.
+    """
 
     bundle: Text
     sampler: Annotated[str, Meta(pattern=SAMPLER, description=SAMPLERS)]
     rate_hz: Annotated[float, Meta(ge=2, le=15, description="[Hz]")]
-    precision: Literal["auto", "fp32", "int8"]
+    provider: Literal["cpu", "cuda", "tensorrt"]
+    precision: Precision
     threads: Annotated[int, Meta(ge=0, le=64)]
+    cuda_graph: bool
+    cache: bool
     allow_test_key: bool
     trusted_keys: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cuda_graph and self.provider == "cpu":
+            raise ValueError('cuda_graph = true with provider = "cpu": a CPU has none; set it to false')
 
 
 class Safety(Section, frozen=True):

@@ -15,10 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dzedge import config as robot_file
+from dzedge import footprint
+from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
-from dzedge.engine import cpu_isa
 from dzedge.errors import DzedgeError
-from dzedge.robot import verified_bundle
+from dzedge.graph_cache import GraphCache
+from dzedge.machine import cpu_isa
+from dzedge.robot import machine, verified_bundle
 
 CAP_IPC_LOCK, CAP_SYS_NICE = 14, 23
 # Bit numbers of capabilities(7).
@@ -51,7 +54,9 @@ def examine(path: Path | None) -> list[Check]:
     config, check = _config(path)
     checks.append(check)
     if config is not None:
-        checks += [_bundle(config), _realtime(config), *_cameras(config), *_port(config), *_simulator(config)]
+        bundle, check = _bundle(config)
+        checks += [check, *_graphs(config, bundle), _graph_cache(config)]
+        checks += [_realtime(config), *_cameras(config), *_port(config), *_simulator(config)]
     return checks
 
 
@@ -154,16 +159,42 @@ def _config(path: Path | None) -> tuple[RobotConfig | None, Check]:
     return config, Check("robot file", "ok", f"{config.robot.name}: {len(arm.joints)} joints at {arm.rate_hz} Hz")
 
 
-def _bundle(config: RobotConfig) -> Check:
+def _bundle(config: RobotConfig) -> tuple[Bundle | None, Check]:
     try:
         bundle = verified_bundle(config)
     except DzedgeError as error:
-        return Check("bundle", "fail", str(error), "export or fetch it again, or name another in policy.bundle")
+        advice = "export or fetch it again, or name another in policy.bundle"
+        return None, Check("bundle", "fail", str(error), advice)
     section = bundle.manifest.dzedge
-    found = f"{section.model_id} version {section.version}, signed by {bundle.key.name}"
-    if section.joints != config.arm.names:
-        return Check("bundle", "fail", f"{found}, for other joints", "choose a bundle for this arm")
-    return Check("bundle", "ok", found)
+    return bundle, Check("bundle", "ok", f"{section.model_id} version {section.version}, signed by {bundle.key.name}")
+
+
+def _graphs(config: RobotConfig, bundle: Bundle | None) -> Iterator[Check]:
+    """Every graph as it would run: loaded, run once, and asked where."""
+    if bundle is None:
+        return
+    try:
+        found = footprint.measure(bundle, config.policy.precision, machine(config))
+    except DzedgeError as error:
+        yield Check("graphs", "fail", str(error), "correct provider and precision in the robot file's [policy]")
+        return
+    for one in found:
+        places = ", ".join(f"{n} on {name.removesuffix('ExecutionProvider')}" for name, n in one.operators.items())
+        words = f"{one.precision} by {one.provider}: {one.file}, operators: {places}"
+        if one.elsewhere:
+            advice = f"not on {one.provider}: {', '.join(one.elsewhere[:8])}; export the graph for it"
+            yield Check(f"graph {one.graph}", "warn", words, advice)
+        else:
+            yield Check(f"graph {one.graph}", "ok", words)
+
+
+def _graph_cache(config: RobotConfig) -> Check:
+    if not config.policy.cache:
+        return Check("graph cache", "ok", "off")
+    try:
+        return Check("graph cache", "ok", str(GraphCache.of_this_machine().root))
+    except DzedgeError as error:
+        return Check("graph cache", "warn", str(error), "every start optimizes the graphs again")
 
 
 def _realtime(config: RobotConfig) -> Check:

@@ -1,131 +1,32 @@
 """ONNX Runtime on verified bytes: the right file for this machine, the required provider, bound buffers.
 
 A graph's inputs and outputs are NumPy arrays allocated once. On a CPU they are the very memory that ONNX
-Runtime reads and writes, so a run copies nothing; never write to an input while a run is under way.
+Runtime reads and writes, so a run copies nothing; never write to an input while a run is under way. On a GPU
+each has a twin there: a run copies inputs there and outputs back, and of what one graph hands to another nothing.
 """
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from types import ModuleType
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dzedge.bundle import Bundle, Variant
-from dzedge.errors import BundleError, PolicyError
+from dzedge.errors import BundleError
+from dzedge.machine import Machine, cpu_isa, runtime
+from dzedge.precision import check_offered, choose, choose_all
+from dzedge.session import DTYPES, fresh, session
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+__all__ = [
+    "Graph", "Machine", "Noise", "Pass", "choose", "cpu_isa", "load_graph", "runtime", "variants",
+]  # fmt: skip
+
+DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}
+"""Where buffers live for a provider that has memory of its own."""
 Array = NDArray[Any]
-KEPT = 16
-"""Sessions kept for another policy of the same bundle in this process: two bundles' worth."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What graphs may be run by. ep: execution provider; isa: of the CPU; threads: for one run."""
-
-    ep: str
-    isa: str
-    threads: int
-
-    @classmethod
-    def detect(cls, threads: int = 0, ep: str = "cpu") -> "Machine":
-        """This machine. threads 0: one less than the cores that this process may use, at least one."""
-        cores = len(os.sched_getaffinity(0))
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        return cls(ep, cpu_isa(text, platform.machine()), threads or max(1, cores - 1))
-
-
-def cpu_isa(cpuinfo: str, architecture: str) -> str:
-    """Which int8 arithmetic is right here: "vnni", "avx2", "neon" or "plain".
-
-    Without VNNI an x86 multiplies u8 by s8 into 16 bits that saturate (17 % error against 2 %; ONNX Runtime's
-    quantization page), so only weights of reduced range are right on "avx2".
-    """
-    flags: set[str] = set()
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            flags.update(value.split())
-    if architecture in ("x86_64", "AMD64"):
-        if flags & {"avx512_vnni", "avx_vnni"}:
-            return "vnni"
-        return "avx2" if "avx2" in flags else "plain"
-    return "neon" if "asimddp" in flags else "plain"
-
-
-def choose(graph: str, variants: tuple[Variant, ...], precision: str, machine: Machine) -> Variant:
-    """The variant to run. precision "auto": int8 where one is right on this machine, else the first float.
-
-    "int8" insists where the graph has int8 variants at all. Raises BundleError when nothing fits.
-    """
-    fitting = [variant for variant in variants if _fits(variant, machine)]
-    small = [variant for variant in fitting if variant.precision == "int8"]
-    plain = [variant for variant in fitting if variant.precision != "int8"]
-    quantized = any(variant.precision == "int8" for variant in variants)
-    if precision in ("auto", "int8") and small:
-        return small[0]
-    if plain and not (precision == "int8" and quantized):
-        return plain[0]
-    listed = ", ".join(f"{v.file} ({v.precision}, {v.ep}, {v.isa})" for v in variants)
-    raise BundleError(
-        f"graph {graph}: no variant with precision {precision!r} for provider {machine.ep}, "
-        f"instruction set {machine.isa}; it has: {listed}; set policy.precision, or export for this machine"
-    )
-
-
-def _fits(variant: Variant, machine: Machine) -> bool:
-    kinds = variant.isa.split("|")
-    if variant.ep != "any" and machine.ep not in variant.ep.split("|"):
-        return False
-    if machine.ep != "cpu":
-        return "any" in kinds or "gpu" in kinds
-    # int8 that claims to be right anywhere is not: on plain AVX2 its products saturate.
-    if variant.precision == "int8" and "any" in kinds:
-        return machine.isa in ("vnni", "neon")
-    return "any" in kinds or machine.isa in kinds
-
-
-def runtime() -> ModuleType:
-    """The onnxruntime module. Raises PolicyError where it is missing or broken, with what to install."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise PolicyError(
-            "ONNX Runtime is not installed: pip install 'dzedge[cpu]', or [cuda] on x86-64 with an NVIDIA "
-            "GPU; on a Jetson the board's own build"
-        ) from error
-    if not hasattr(onnxruntime, "__version__"):
-        raise PolicyError(
-            "ONNX Runtime is broken: onnxruntime and onnxruntime-gpu own the same module and one was removed "
-            "over the other; uninstall both, then install one"
-        )
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(both) > 1:
-        raise PolicyError(
-            f"{' and '.join(both)} own the same module and are both here; uninstall both, then install one"
-        )
-    module: ModuleType = onnxruntime
-    return module
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 class Graph:
@@ -135,32 +36,82 @@ class Graph:
     same ones. name, model: for errors, and the verified bytes. share: arrays to use instead of own ones, so
     that one graph's output is another's input (never of the same run).
 
-    Raises BundleError for bytes that are no graph or when the required provider cannot run it.
+    On a GPU what is shared stays there: the array of an input that another graph fills can no longer be written, and
+    an output that was given another graph's input does not come back to the host.
+
+    Raises BundleError for bytes that are no graph, PolicyError when the required provider cannot run all of it.
     """
 
     def __init__(self, name: str, model: bytes, machine: Machine, share: Mapping[str, Array] | None = None) -> None:
         self.name = name
-        self.session = _session(name, model, machine)
-        self._ort = runtime()
+        self._device = DEVICES.get(machine.ep)
+        # TensorRT captures one run of a session: another graph's buffers would be replayed into this one's.
+        self._alone = machine.cuda_graph and machine.ep == "tensorrt"
+        self._capture = machine.cuda_graph
+        self.session = (fresh if self._alone else session)(name, model, machine).onnx
         shared = share or {}
-        self.inputs = {node.name: self._buffer(node, shared) for node in self.session.get_inputs()}
-        self.outputs = {node.name: self._buffer(node, shared) for node in self.session.get_outputs()}
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        self.inputs = {node.name: self._buffer(node, shared) for node in inputs}
+        self.outputs = {node.name: self._buffer(node, shared) for node in outputs}
+        self._own = {node.name for node in (*inputs, *outputs)} - set(shared)
         values = {**self.inputs, **self.outputs}
-        self._values = {key: self._ort.OrtValue.ortvalue_from_numpy(array) for key, array in values.items()}
+        self._values = {key: _value(array, self._device) for key, array in values.items()}
+        for key in self.outputs:
+            self._values[key].filled = True
+        for key in shared:
+            if key in self._values:
+                self._values[key].guard()
         self._all = self.bind(*self.outputs)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the buffers that this graph brought along [bytes]."""
+        values = self.inputs | self.outputs
+        return sum(values[key].nbytes for key in self._own)
 
     def run(self) -> None:
         """Fill all outputs from the inputs."""
         self._all.run()
 
     def bind(self, *outputs: str) -> "Pass":
-        """A run that computes only these outputs."""
+        """A run that computes only these outputs (all of them where TensorRT replays a captured run)."""
+        wanted = tuple(self.outputs) if self._alone else outputs
         binding = self.session.io_binding()
         for key in self.inputs:
-            binding.bind_ortvalue_input(key, self._values[key])
-        for key in outputs:
-            binding.bind_ortvalue_output(key, self._values[key])
-        return Pass(self.session, binding)
+            binding.bind_ortvalue_input(key, self._values[key].ort)
+        for key in wanted:
+            binding.bind_ortvalue_output(key, self._values[key].ort)
+        if self._device is None:
+            return Pass(self.session, binding)
+        options = runtime().RunOptions()
+        if self._capture:
+            options.add_run_config_entry("gpu_graph_id", str(next(CAPTURES)))
+        there = [self._values[key] for key in self.inputs]
+        back = [self._values[key] for key in wanted if key in self._own]
+        return DevicePass(self.session, binding, options, there, back)
+
+    def get(self, name: str) -> Array:
+        """What an input or an output holds, also one that stays on a device; a copy."""
+        kept = self._values[name]
+        if kept.twin and kept.filled:
+            kept.download()
+        return kept.memory.copy()
+
+    def put(self, name: str, value: Array) -> None:
+        """Set an input or an output, also one that graphs share, instead of the graph that would fill it."""
+        kept = self._values[name]
+        kept.memory[...] = value
+        kept.send()
+
+    def keep(self, *inputs: str) -> None:
+        """Large inputs that seldom change: on a device they are copied there by `send`, not before every run."""
+        for key in inputs:
+            self._values[key].kept = True
+
+    def send(self, *inputs: str) -> None:
+        """Copy what the host wrote into inputs that are kept to the device. Nothing to do on a CPU."""
+        for key in inputs:
+            self._values[key].send()
 
     def expect(self, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]) -> None:
         """Check names and shapes against what the manifest promises. Raises BundleError."""
@@ -194,6 +145,55 @@ class Graph:
         return array
 
 
+@dataclass(eq=False)
+class Value:
+    """An array and what ONNX Runtime knows it as: the same memory, or a twin on a device.
+
+    memory: a view that may always be written; filled: some graph's output; kept: sent by the host when it likes.
+    """
+
+    array: Array
+    memory: Array
+    ort: Any
+    twin: bool
+    filled: bool = False
+    kept: bool = False
+
+    def guard(self) -> None:
+        """Two graphs share it: what the host wrote there would never reach the device."""
+        if self.twin and self.filled:
+            self.array.flags.writeable = False
+
+    def upload(self) -> None:
+        if not self.filled and not self.kept:
+            self.ort.update_inplace(self.memory)
+
+    def send(self) -> None:
+        if self.twin:
+            self.ort.update_inplace(self.memory)
+
+    def download(self) -> None:
+        np.copyto(self.memory, self.ort.numpy())
+
+
+CAPTURES = count(1)
+"""Ids of captured runs: ONNX Runtime would replay one with another's buffers if two had the same."""
+_TWINS: WeakValueDictionary[int, Value] = WeakValueDictionary()
+"""By the id of the array, which the twin keeps alive: a graph that shares it finds the same twin."""
+
+
+def _value(array: Array, device: str | None) -> Value:
+    ort = runtime()
+    if device is None:
+        return Value(array, array, ort.OrtValue.ortvalue_from_numpy(array), twin=False)
+    known = _TWINS.get(id(array))
+    if known is None:
+        there = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, device, 0)
+        known = _TWINS[id(array)] = Value(array, array.view(), there, twin=True)
+        known.ort.update_inplace(array)
+    return known
+
+
 class Pass:
     """A bound run of a graph: `run()` and nothing else to do."""
 
@@ -207,6 +207,28 @@ class Pass:
         self._run(self._binding)
 
 
+class DevicePass(Pass):
+    """The same on a device. there: to be copied to it before, unless a graph fills them; back: copied from it after."""
+
+    __slots__ = ("_back", "_options", "_there")
+
+    def __init__(self, session: Any, binding: Any, options: Any, there: list[Value], back: list[Value]) -> None:
+        super().__init__(session, binding)
+        self._options, self._there, self._back = options, there, back
+
+    def run(self) -> None:
+        for value in self._there:
+            value.upload()
+        self._run(self._binding, self._options)
+        for value in self._back:
+            value.download()
+
+
+def variants(bundle: Bundle, precision: str, machine: Machine) -> dict[str, Variant]:
+    """Which file of each graph runs here. Raises BundleError."""
+    return choose_all(bundle.manifest.dzedge.graphs, precision, machine, bundle.name)
+
+
 def load_graph(
     bundle: Bundle, name: str, precision: str, machine: Machine, share: Mapping[str, Array] | None = None
 ) -> Graph:
@@ -214,6 +236,7 @@ def load_graph(
     graphs = bundle.manifest.dzedge.graphs
     if name not in graphs:
         raise BundleError(f"{bundle.name}: no graph {name!r}; it has: {', '.join(graphs)}")
+    check_offered(graphs, precision, bundle.name)
     variant = choose(name, graphs[name].variants, precision, machine)
     return Graph(name, bundle.read(variant.file), machine, share)
 
@@ -235,38 +258,3 @@ class Noise:
         self._state["state"]["key"][1] = chunk_id
         self._philox.state = self._state
         return self._generator
-
-
-@lru_cache(maxsize=KEPT)
-def _session(name: str, model: bytes, machine: Machine) -> Any:
-    """A session, or the one made before of the same bytes: it has no state, and making it costs a hundred runs."""
-    ort = runtime()
-    provider = PROVIDERS[machine.ep]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = machine.threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    # A spinning pool starves the control loop on a full machine (twice slower there, and nothing gained).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if machine.ep != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if provider not in ort.get_available_providers():
-        raise PolicyError(
-            f"provider {provider} is not in this ONNX Runtime ({ort.__version__}: "
-            f"{', '.join(ort.get_available_providers())}); install the build that has it"
-        )
-    try:
-        session = ort.InferenceSession(model, options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        raise BundleError(
-            f"graph {name}: ONNX Runtime {ort.__version__} on {provider} cannot load it: "
-            f"{str(error).strip()[:300]}; export it again for this runtime"
-        ) from error
-    if session.get_providers()[0] != provider:
-        raise PolicyError(
-            f"graph {name}: runs on {session.get_providers()[0]} instead of the required {provider}; "
-            "repair the driver, or choose another provider"
-        )
-    return session

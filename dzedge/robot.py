@@ -3,13 +3,18 @@
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from dzedge import minisign
 from dzedge.bundle import Bundle, open_bundle
-from dzedge.config import SAMPLER, SAMPLERS, SIM, RobotConfig, default_path, load
+from dzedge.config import SAMPLER, SAMPLERS, SIM, Precision, RobotConfig, default_path, load
 from dzedge.errors import BundleError, UsageError
+from dzedge.machine import Machine
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+"""What `--precision` and `policy.precision` may be."""
 
 
 def read(
@@ -26,8 +31,8 @@ def read(
     replace = msgspec.structs.replace
     if bundle is not None:
         config = replace(config, policy=replace(config.policy, bundle=str(bundle.expanduser().resolve())))
-    if precision not in ("auto", "fp32", "int8"):
-        raise UsageError(f"--precision {precision}: must be auto, fp32 or int8")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     if re.match(SAMPLER, sampler) is None:
         raise UsageError(f"--sampler {sampler}: must be {SAMPLERS}")
     if sampler != "auto":
@@ -50,6 +55,12 @@ def verified_bundle(config: RobotConfig) -> Bundle:
             f"{', '.join(config.arm.names)}; choose a bundle for this arm, or name its joints alike"
         )
     return bundle
+
+
+def machine(config: RobotConfig) -> Machine:
+    """What a robot file says its graphs are run by, on this machine."""
+    policy = config.policy
+    return Machine.detect(policy.threads, policy.provider, policy.cuda_graph, policy.cache)
 
 
 def packaged_bundles() -> list[Path]:

@@ -123,6 +123,14 @@ class TestRefusal:
             ("rate_hz", "rate_hz = 49", "arm.rate_hz = 49: must be an integer in [50, 500] [Hz]; change it"),
             ("rate_hz", "rate_hz = 99.5", "arm.rate_hz = 99.5: must be an integer in [50, 500] [Hz]; change it"),
             ("rate_hz", "rate_hz = true", "arm.rate_hz = true: must be an integer in [50, 500] [Hz]; change it"),
+            ("precision", 'precision = "int4"', 'policy.precision = "int4": must be one of "auto", "fp32", "fp16", '
+             '"int8", "w8", "w4", "fp8", "nvfp4"; change it'),
+            ("provider", 'provider = "gpu"', 'policy.provider = "gpu": must be one of "cpu", "cuda", "tensorrt"; '
+             "change it"),
+            ("provider", "", 'policy.provider: missing key; add it: one of "cpu", "cuda", "tensorrt"'),
+            ("cuda_graph", "cuda_graph = true", 'policy: cuda_graph = true with provider = "cpu": a CPU has none; '
+             "set it to false"),
+            ("cache", "cache = 1", "policy.cache = 1: must be true or false; change it"),
             ("rate_hz", "rat_hz = 100", "arm.rat_hz: unknown key; did you mean `rate_hz`?"),
             ("[task]", "[tusk]", "tusk: unknown key; did you mean `task`?"),
             ("seed", "colour = 0", "sim.colour: unknown key; remove it; known here: seed, cubes, camera_noise"),

@@ -1,9 +1,5 @@
-"""The engine: the right variant for a machine, buffers without copies, no silent fallback, clear refusals."""
+"""The engine: buffers without copies on a CPU, and with as few as can be on a device; clear refusals; noise."""
 
-import importlib.metadata
-import os
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +7,14 @@ import onnx
 import pytest
 
 from dzedge import engine
-from dzedge.bundle import Variant, open_bundle
-from dzedge.engine import Graph, Machine, Noise, choose, cpu_isa, load_graph
-from dzedge.errors import BundleError, PolicyError
+from dzedge.bundle import open_bundle
+from dzedge.engine import Graph, Machine, Noise, load_graph, variants
+from dzedge.errors import BundleError
 from dzedge.export import stub
+from dzedge.policies import FAMILIES
+from dzedge.types import ActionPrefix
 
 CPU = Machine("cpu", "avx2", 1)
-FP32 = Variant(file="g.fp32.onnx", precision="fp32", ep="any", isa="any")
-U8S8 = Variant(file="g.u8s8.onnx", precision="int8", ep="cpu", isa="avx2")
-S8S8 = Variant(file="g.s8s8.onnx", precision="int8", ep="any", isa="vnni|neon|gpu")
-ANY8 = Variant(file="g.int8.onnx", precision="int8", ep="any", isa="any")
 
 
 def graph(text: str, name: str = "toy") -> bytes:
@@ -30,64 +24,6 @@ def graph(text: str, name: str = "toy") -> bytes:
 
 TOY = graph("(float[2,3] x, float[3] y) => (float[2,3] sum, float[2,3] double) "
             "{ sum = Add(x, y) double = Add(sum, sum) }")  # fmt: skip
-
-
-class TestIsa:
-    @pytest.mark.parametrize(
-        ("cpuinfo", "architecture", "isa"),
-        [
-            ("flags\t\t: fpu sse4_2 avx2 fma", "x86_64", "avx2"),
-            ("flags\t\t: fpu avx2 avx512f avx512_vnni", "x86_64", "vnni"),
-            ("flags\t\t: fpu avx2 avx_vnni", "x86_64", "vnni"),
-            ("flags\t\t: fpu sse4_2", "x86_64", "plain"),
-            ("Features\t: fp asimd asimddp", "aarch64", "neon"),
-            ("Features\t: fp asimd", "aarch64", "plain"),
-            ("model name\t: avx2 avx_vnni", "x86_64", "plain"),
-            ("", "riscv64", "plain"),
-        ],
-    )
-    def test_from_cpuinfo(self, cpuinfo: str, architecture: str, isa: str) -> None:
-        assert cpu_isa(cpuinfo, architecture) == isa
-
-    def test_this_machine(self) -> None:
-        found = Machine.detect()
-        assert found.ep == "cpu"
-        assert 1 <= found.threads <= max(1, len(os.sched_getaffinity(0)) - 1)
-        assert Machine.detect(threads=3).threads == 3
-
-
-class TestChoice:
-    @pytest.mark.parametrize(
-        ("precision", "isa", "ep", "chosen"),
-        [
-            ("auto", "avx2", "cpu", U8S8),
-            ("auto", "vnni", "cpu", S8S8),
-            ("auto", "neon", "cpu", S8S8),
-            ("auto", "plain", "cpu", FP32),
-            ("auto", "avx2", "cuda", S8S8),
-            ("fp32", "avx2", "cpu", FP32),
-            ("int8", "avx2", "cpu", U8S8),
-            ("fp32", "neon", "tensorrt", FP32),
-        ],
-    )
-    def test_of_all_three(self, precision: str, isa: str, ep: str, chosen: Variant) -> None:
-        assert choose("g", (FP32, U8S8, S8S8), precision, Machine(ep, isa, 1)) == chosen
-
-    @pytest.mark.parametrize("isa", ["avx2", "plain"])
-    def test_s8s8_never_runs_on_x86_without_vnni(self, isa: str) -> None:
-        for variant in (S8S8, ANY8):
-            assert choose("g", (variant, FP32), "auto", Machine("cpu", isa, 1)) == FP32
-            with pytest.raises(BundleError, match=rf"no variant with precision 'int8'.*{isa}.*{variant.file}"):
-                choose("g", (variant, FP32), "int8", Machine("cpu", isa, 1))
-
-    def test_int8_insists_only_where_there_is_any(self) -> None:
-        assert choose("text", (FP32,), "int8", CPU) == FP32
-
-    def test_fp32_that_is_not_there(self) -> None:
-        with pytest.raises(BundleError, match="no variant with precision 'fp32'"):
-            choose("g", (U8S8,), "fp32", CPU)
-
-
 class TestGraph:
     def test_runs_in_place(self) -> None:
         toy = Graph("toy", TOY, CPU)
@@ -162,43 +98,118 @@ class TestRefusal:
         with pytest.raises(BundleError, match=r"input 'y' has shape \(3,\), the manifest says \(4,\)"):
             toy.expect({"x": (2, 3), "y": (4,)}, outputs)
 
-    @pytest.mark.parametrize("ep", ["cuda", "tensorrt"])
-    def test_provider_that_is_not_there(self, ep: str) -> None:
-        with pytest.raises(PolicyError, match="ExecutionProvider is not in this ONNX Runtime"):
-            Graph("toy", TOY, Machine(ep, "avx2", 1))
-
-    def test_silent_fallback(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A build that lists a provider, accepts it, and runs on another."""
-        real = engine.runtime()
-        fake = types.SimpleNamespace(**vars(real))
-        fake.get_available_providers = lambda: ["CUDAExecutionProvider"]
-        fake.InferenceSession = lambda model, options, providers: real.InferenceSession(model)
-        monkeypatch.setattr(engine, "runtime", lambda: fake)
-        with pytest.raises(PolicyError, match="runs on CPUExecutionProvider instead of the required CUDA"):
-            Graph("toy", TOY, Machine("cuda", "avx2", 1))
-
     def test_graph_that_the_bundle_has_not(self, tmp_path: Path) -> None:
         opened = open_bundle(stub.write(tmp_path / "stub.dzp"), allow_test_key=True)
         assert load_graph(opened, "text", "auto", CPU).outputs["text"].shape == (1, 1, stub.D)
         with pytest.raises(BundleError, match="no graph 'joint_step'; it has: text"):
             load_graph(opened, "joint_step", "auto", CPU)
 
+    def test_precision_that_the_bundle_has_not(self, tmp_path: Path) -> None:
+        opened = open_bundle(stub.write(tmp_path / "stub.dzp"), allow_test_key=True)
+        assert {variant.precision for variant in variants(opened, "auto", CPU).values()} == {"fp32"}
+        for ask in (variants, lambda *way: load_graph(way[0], "text", *way[1:])):
+            with pytest.raises(BundleError, match=r"stub.dzp: no graph has precision 'int8'; it has fp32"):
+                ask(opened, "int8", CPU)
 
-class TestInstallation:
-    def test_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(PolicyError, match=r"not installed: pip install 'dzedge\[cpu\]'"):
-            engine.runtime()
 
-    def test_one_removed_over_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
-        with pytest.raises(PolicyError, match="uninstall both, then install one"):
-            engine.runtime()
+class TestDevice:
+    """Buffers with twins on a device, whose memory here is the CPU's: another than the arrays' all the same."""
 
-    def test_both_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
-        with pytest.raises(PolicyError, match="onnxruntime and onnxruntime-gpu own the same module"):
-            engine.runtime()
+    @pytest.fixture(autouse=True)
+    def twins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "DEVICES", {"cpu": "cpu"})
+
+    def test_what_a_run_reads_and_fills(self) -> None:
+        toy = Graph("toy", TOY, CPU)
+        for value in (1.0, 5.0):
+            toy.inputs["x"][:] = value
+            toy.run()
+            assert np.all(toy.outputs["double"] == 2 * value)
+
+    def test_inputs_are_copied_not_read_in_place(self) -> None:
+        toy = Graph("toy", TOY, CPU)
+        toy.inputs["x"][:] = 1
+        toy.run()
+        assert toy._values["x"].ort.numpy() is not toy.inputs["x"]
+        toy.inputs["x"][:] = 7
+        assert np.all(toy._values["x"].ort.numpy() == 1)
+
+    def test_bound_run_brings_back_its_own_outputs(self) -> None:
+        toy = Graph("toy", TOY, CPU)
+        toy.inputs["x"][:] = 1
+        toy.bind("sum").run()
+        assert np.all(toy.outputs["sum"] == 1)
+        assert np.all(toy.outputs["double"] == 0)
+
+    def test_an_output_given_to_another_stays_there(self) -> None:
+        second = Graph("second", TOY, CPU)
+        first = Graph("first", TOY, CPU, share={"sum": second.inputs["x"]})
+        first.inputs["x"][:] = 3
+        first.run()
+        second.run()
+        assert np.all(second.outputs["double"] == 6)
+        assert np.all(second.inputs["x"] == 0), "copied back to the host for nobody"
+
+    def test_an_output_taken_by_another_also_comes_back(self) -> None:
+        first = Graph("first", TOY, CPU)
+        second = Graph("second", TOY, CPU, share={"x": first.outputs["sum"]})
+        first.inputs["x"][:] = 3
+        first.run()
+        second.run()
+        assert np.all(second.outputs["double"] == 6)
+        assert np.all(first.outputs["sum"] == 3)
+
+    def test_a_write_that_would_never_get_there_is_refused(self) -> None:
+        second = Graph("second", TOY, CPU)
+        second.inputs["x"][:] = 1
+        Graph("first", TOY, CPU, share={"sum": second.inputs["x"]})
+        with pytest.raises(ValueError, match="read-only"):
+            second.inputs["x"][:] = 2
+        second.put("x", np.full((2, 3), 4, np.float32))
+        second.run()
+        assert np.all(second.outputs["double"] == 8)
+
+    def test_what_is_kept_is_sent_when_it_is_said(self) -> None:
+        toy = Graph("toy", TOY, CPU)
+        toy.keep("x")
+        toy.inputs["x"][:] = 1
+        toy.run()
+        assert np.all(toy.outputs["sum"] == 0)
+        toy.send("x")
+        toy.run()
+        assert np.all(toy.outputs["sum"] == 1)
+
+    def test_what_stays_there_can_be_looked_at(self) -> None:
+        second = Graph("second", TOY, CPU)
+        first = Graph("first", TOY, CPU, share={"sum": second.inputs["x"]})
+        first.inputs["x"][:] = 3
+        assert np.all(first.get("x") == 3), "an input that was not sent yet"
+        first.run()
+        assert np.all(first.get("sum") == 3)
+
+    @pytest.mark.parametrize("family", sorted(stub.FAMILIES))
+    def test_every_family_decides_the_same(
+        self, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = open_bundle(stub.write(tmp_path / "stub.dzp", stub.section(family)), allow_test_key=True)
+        nothing = ActionPrefix(np.zeros((0, stub.J)))
+        found = []
+        for devices in ({"cpu": "cpu"}, {}):
+            monkeypatch.setattr(engine, "DEVICES", devices)
+            policy = FAMILIES[family](opened, CPU, camera=(120, 160))
+            for chunk_id, words in enumerate(("reach the red cube", "push the blue cube")):
+                policy.reset(words)
+                chunk = policy.infer(stub.observation(3 * chunk_id, 3 * chunk_id + 3), nothing, chunk_id)
+                found.append((chunk.positions.tobytes(), np.asarray(chunk.imagined).tobytes()))
+        assert found[:2] == found[2:]
+        assert found[0] != found[1]
+
+
+class TestMemory:
+    def test_counts_what_a_graph_brings_along(self) -> None:
+        first = Graph("first", TOY, CPU)
+        assert first.nbytes == (6 + 3 + 6 + 6) * 4
+        assert Graph("second", TOY, CPU, share={"x": first.outputs["sum"]}).nbytes == (3 + 6 + 6) * 4
 
 
 class TestNoise:

@@ -48,8 +48,17 @@ def test_sampler_and_precision_of_the_command_line_win_and_are_checked():
     assert (config.policy.sampler, config.policy.precision) == ("joint(4)", "fp32")
     with pytest.raises(UsageError, match="--sampler joint: must be"):
         robot.read(None, sampler="joint")
-    with pytest.raises(UsageError, match="--precision int4: must be"):
+    with pytest.raises(UsageError, match=r"--precision int4: must be auto, fp32, .*, fp8 or nvfp4"):
         robot.read(None, precision="int4")
+
+
+def test_machine_is_what_the_robot_file_says():
+    config = robot.read(None)
+    found = robot.machine(config)
+    assert (found.ep, found.cuda_graph, found.cache) == ("cpu", False, True)
+    policy = msgspec.structs.replace(config.policy, provider="tensorrt", cuda_graph=True, cache=False, threads=3)
+    found = robot.machine(msgspec.structs.replace(config, policy=policy))
+    assert (found.ep, found.cuda_graph, found.cache, found.threads) == ("tensorrt", True, False, 3)
 
 
 def test_every_bundle_that_came_along_drives_the_simulated_robot():
