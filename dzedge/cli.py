@@ -5,11 +5,13 @@ import importlib
 import importlib.util
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from dzedge import bundle_commands
 from dzedge.errors import DzedgeError, PolicyError, UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bundles = typer.Typer(help="Policy bundles: who signed them and what is in them.", no_args_is_help=True)
-app.add_typer(bundles, name="bundle")
+app.add_typer(bundle_commands.app, name="bundle")
 
 Robot = Annotated[Path | None, typer.Argument(metavar="[ROBOT.toml]", help="Robot file; none: the simulated robot.")]
 Task = Annotated[str | None, typer.Option(help="What to do, in words; none: the robot's or scene's own.")]
@@ -58,11 +59,13 @@ def run(
     folder = console.make_folder(out)
     with console.live(config.arm.names, not headless) as on_status:
         result = runner(config, bundle, task=task, seed=config.sim.seed, duration_s=duration, on_status=on_status)
-    from dzedge import report  # not before: the arm need not wait for what draws pictures
+    from dzedge import footprint, report  # not before: the arm need not wait for what draws pictures
+    from dzedge import robot as robots
 
     files = report.write(result, config, bundle, folder)
     if as_json:
-        console.emit(report.document(result, files))
+        graphs = footprint.chosen(bundle, config.policy.precision, robots.machine(config))
+        console.emit(report.document(result, files) | {"graphs": graphs})
     else:
         console.tell(console.run_report(result, files))
     raise typer.Exit(1 if result.success is False else 0)
@@ -138,18 +141,21 @@ def profile(
     lockstep: Annotated[bool, typer.Option("--lockstep", help="Compute times only, no real time.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run for some seconds and show how long each stage takes."""
+    """Run for some seconds; show how long each stage takes, what runs each graph and the memory it takes."""
     config, bundle = _open(robot, policy, seed)
-    from dzedge import console, report
+    from dzedge import console, footprint, report
+    from dzedge import robot as robots
 
     runner = _runner(config, lockstep)
     with console.live(config.arm.names, True) as on_status:
         result = runner(config, bundle, task=None, seed=config.sim.seed, duration_s=seconds, on_status=on_status)
+    graphs = footprint.measure_apart(bundle, config.policy.precision, robots.machine(config))
     if as_json:
         document = report.document(result, [])
-        console.emit({key: document[key] for key in ("duration_s", "chunks", "refused", "stages")})
+        told = {key: document[key] for key in ("duration_s", "chunks", "refused", "stages")}
+        console.emit(told | {"graphs": [asdict(graph) for graph in graphs]})
     else:
-        console.tell(console.stage_table(result.stages))
+        console.tell(console.stage_table(result.stages), "", footprint.table(graphs))
 
 
 @app.command()
@@ -234,42 +240,6 @@ def evaluate(
         console.tell(*(evaluation.table(result) for result in results))
 
 
-@bundles.command()
-def verify(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE")],
-    key: Annotated[list[Path] | None, typer.Option(help="Public key file to trust; may be repeated.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Check signature and every file of a bundle; exit code 5 where anything is not as signed."""
-    from dzedge import console
-    from dzedge.robot import inspected_bundle
-
-    opened = inspected_bundle(path, key or [])
-    document = console.bundle_facts(opened)
-    if as_json:
-        console.emit(document)
-    else:
-        console.tell(f"{opened.name}: as signed", *(f"{name}: {value}" for name, value in document.items()))
-
-
-@bundles.command()
-def show(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE")],
-    key: Annotated[list[Path] | None, typer.Option(help="Public key file to trust; may be repeated.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show what is in a bundle, once it is verified."""
-    from dzedge import console
-    from dzedge.robot import inspected_bundle
-
-    opened = inspected_bundle(path, key or [])
-    if as_json:
-        console.emit(console.bundle_facts(opened) | {"manifest": console.bundle_manifest(opened)})
-    else:
-        console.tell(*(f"{name}: {value}" for name, value in console.bundle_facts(opened).items()))
-        console.tell(console.graph_table(opened))
-
-
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -339,12 +309,12 @@ def _check_words(asked: str | None, bundle: "Bundle") -> None:
     """Refuse words that the policy cannot embed before anything is started or moved. Raises UsageError."""
     if asked is None:
         return
-    from dzedge.policies.base import Tokenizer
+    from dzedge.policies.text import check_instruction
 
     if not asked.strip():
         raise UsageError("the task is empty: say what to do, or leave --task out")
     try:
-        Tokenizer(bundle.manifest.dzedge.language).ids(asked)
+        check_instruction(bundle, asked)
     except PolicyError as error:
         raise UsageError(str(error)) from error
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dzedge.bundle import Bundle, public_test_key
+from dzedge.bundle import UNROLLED, Bundle, public_test_key
 from dzedge.clock import NS, MonotonicClock, wall_stamp
 from dzedge.errors import UsageError
 
@@ -39,7 +39,7 @@ def tell(*renderables: Any) -> None:
     """Tables and sentences on stdout."""
     console = Console(markup=False)
     for renderable in renderables:
-        console.print(renderable)
+        console.print(renderable, soft_wrap=isinstance(renderable, str))  # a hash or a path is copied whole
 
 
 @contextmanager
@@ -179,7 +179,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "signed_by": bundle.key.name + (" (test key: trusted for a simulated arm only)" if test else ""),
         "manifest_sha256": bundle.digest,
         "files": len(section.files),
-        "bytes": sum(entry.size for entry in section.files),
+        "bytes": sum(entry.size for entry in section.files if entry.path != UNROLLED),
+        **{f"{UNROLLED}_bytes": entry.size for entry in section.files if entry.path == UNROLLED},
     }
 
 

@@ -28,7 +28,7 @@ show, and from which on nothing else shows."""
 def imagines(bundle: Bundle) -> bool:
     """Whether a bundle can say what it expects to see, and draw it."""
     section = bundle.manifest.dzedge
-    return section.family == "wam" and "frame_decoder" in section.graphs
+    return section.family in ("wam", "wan_joint") and "frame_decoder" in section.graphs
 
 
 class Eye:

@@ -21,10 +21,13 @@ SAMPLER = (
 )
 """Every sampler of every family, as a pattern; which of them a family has stands in FAMILIES."""
 SAMPLERS = (
-    "video_first(nv,na), joint(n) or flash(1) (wam); euler(n) (flow_vla, dual_vla); greedy or sample(T) (token_vla)"
+    "video_first(nv,na), joint(n) or flash(1) (wam, wan_joint); euler(n) (flow_vla, dual_vla); greedy or sample(T) "
+    "(token_vla)"
 )
 """The same for people. nv, na, n: 1 to 99 steps; T: a temperature in [0.1, 2]."""
 SamplerText = Annotated[str, Meta(pattern=f"^({SAMPLER})$", description=SAMPLERS)]
+PROMPTS = "prompts.safetensors"
+"""The file of what `text` makes of known instructions; see `dzedge.prompts`."""
 Count = Annotated[int, Meta(ge=1, le=4096)]
 CountOrZero = Annotated[int, Meta(ge=0, le=4096)]
 Nanoseconds = Annotated[int, Meta(ge=0, le=10**10)]
@@ -122,12 +125,13 @@ class Statistics(Table, frozen=True):
 class Section(Table, frozen=True, kw_only=True):
     """manifest["dzedge"]. version: grows with every release of `model_id`; samplers: the default first;
     execute: actions meant to be run before the next chunk; max_prefix: committed actions trained for; slow_ns: how
-    long dual_vla keeps what it has seen (None: its own default). Which pieces a family has stands in FAMILIES."""
+    long dual_vla keeps what it has seen (None: its own default); sampler_errors: of each, [rad], as measured by
+    `dzedge.export.sampler_errors`. Which pieces a family has stands in FAMILIES."""
 
-    family: Literal["wam", "flow_vla", "token_vla", "dual_vla"]
+    family: Literal["wam", "flow_vla", "token_vla", "dual_vla", "wan_joint"]
     model_id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     version: Annotated[int, Meta(ge=1, le=2**31)]
-    min_runtime: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    min_runtime: Annotated[str, Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")]
     robot: str
     joints: tuple[str, ...]
     absolute_joints: tuple[str, ...] = ()
@@ -143,6 +147,7 @@ class Section(Table, frozen=True, kw_only=True):
     language: Language
     statistics: Statistics
     samplers: Annotated[tuple[SamplerText, ...], Meta(min_length=1)]
+    sampler_errors: dict[str, Annotated[float, Meta(ge=0)]] = {}
     graphs: dict[str, Graph]
     files: tuple[Entry, ...] = ()
 
@@ -175,21 +180,29 @@ class Family:
 
 
 def _family(samplers: str, graphs: str, needs: str = "", may: str = "") -> Family:
-    every = {f"graphs.{name}" for name in ("text", "frame_encoder", *graphs.split())}
-    return Family(tuple(samplers.split()), frozenset(every | set(needs.split())), frozenset(may.split()))
+    every = {f"graphs.{name}" for name in ("frame_encoder", *graphs.split())}
+    return Family(
+        tuple(samplers.split()), frozenset(every | set(needs.split())), frozenset({"graphs.text", *may.split()})
+    )
 
 
 MEAN = "statistics.action_mean"
 FAMILIES = {
     "wam": _family(
         "video_first joint flash",
-        "prefill video_step action_step",
+        "modulation prefill context video_step action_step",
         "video.frames window window.slots statistics.residual_std",
         f"graphs.frame_decoder {MEAN}",
     ),
     "flow_vla": _family("euler", "context action_step", "window", MEAN),
     "token_vla": _family("greedy sample", "context token_step", "window statistics.action_low statistics.action_high"),
     "dual_vla": _family("euler", "features action_step", may=f"slow_ns {MEAN}"),
+    "wan_joint": _family(
+        "video_first joint flash",
+        "prefill joint_step",
+        "video.frames window window.slots",
+        f"graphs.frame_decoder {MEAN}",
+    ),
 }
 
 
@@ -214,6 +227,8 @@ def check_family(section: Section, source: str) -> None:
     family, found = FAMILIES[section.family], pieces(section)
     if missing := sorted(family.needs - found):
         raise BundleError(f"{source}: family {section.family} needs dzedge.{', dzedge.'.join(missing)}; export again")
+    if "graphs.text" not in found and not any(entry.path == PROMPTS for entry in section.files):
+        raise BundleError(f"{source}: needs dzedge.graphs.text or a file {PROMPTS}; export again with one of them")
     if spare := sorted(found - family.needs - family.may):
         raise BundleError(
             f"{source}: family {section.family} has no use for dzedge.{', dzedge.'.join(spare)}; leave it out"
@@ -222,3 +237,7 @@ def check_family(section: Section, source: str) -> None:
         if sampler.partition("(")[0] not in family.samplers:
             known = ", ".join(family.samplers)
             raise BundleError(f"{source}: sampler {sampler!r}: family {section.family} has {known}; change it")
+    for sampler in section.sampler_errors:
+        if sampler not in section.samplers:
+            named = ", ".join(section.samplers)
+            raise BundleError(f"{source}: sampler_errors of {sampler!r}: the bundle has {named}; leave it out")

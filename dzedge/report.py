@@ -15,7 +15,7 @@ from dzedge.dream import Eye
 from dzedge.errors import UsageError
 from dzedge.history import History, RunResult, Seen
 from dzedge.picture import Imaginer
-from dzedge.policies import WorldActionModel, load_policy
+from dzedge.policies import JointWorldModel, WorldActionModel, load_policy
 from dzedge.types import Frame
 
 MOTION = 0.005
@@ -28,7 +28,7 @@ def imaginer(config: RobotConfig, bundle: Bundle) -> Imaginer | None:
     if not dream.imagines(bundle):
         return None
     policy = load_policy(config, bundle)
-    assert isinstance(policy, WorldActionModel)  # by its family
+    assert isinstance(policy, WorldActionModel | JointWorldModel)  # by its family
     eye, video = Eye(section, (camera.height, camera.width), camera.crop), section.video
 
     def draw(latents: NDArray[np.float32], present: Seen) -> NDArray[np.uint8]:

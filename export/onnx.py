@@ -1,7 +1,7 @@
-"""torch -> ONNX: opset 20, static shapes, batch 1, one file a graph.
+"""torch -> ONNX: opset 20 (or 23), static shapes, batch 1, one file a graph.
 
 Opset 20 because TensorRT of every JetPack parses it and ONNX Runtime 1.23 (the last for Python 3.10) has its
-quantized kernels; opset 23's Attention gains 3 % on a CPU.
+quantized kernels; opset 23's Attention gains 3 % on a CPU, and only TensorRT 10.15 parses it all.
 """
 
 import contextlib
@@ -15,9 +15,12 @@ import onnx
 import torch
 from torch import Tensor
 
+from dzedge.errors import UsageError
 from dzedge.export.model.graphs import Graph
 
 OPSET = 20
+OPSETS = (20, 23)
+"""24 runs on no ONNX Runtime for Python 3.10."""
 
 
 @contextlib.contextmanager
@@ -33,15 +36,20 @@ def _quiet() -> Iterator[None]:
             logging.disable(previous)
 
 
-def export_graph(graph: Graph, path: Path) -> Path:
-    """Writes one graph, without the file names and line numbers that the exporter leaves in it. Returns the path."""
+def export_graph(graph: Graph, path: Path, opset: int = OPSET) -> Path:
+    """Writes one graph, without the file names and line numbers that the exporter leaves in it. Returns the path.
+
+    Raises UsageError for an opset outside OPSETS.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset}: must be one of {', '.join(map(str, OPSETS))}; choose one")
     names = list(graph.inputs)
     with _quiet():
         program = torch.onnx.export(
             graph.module.eval(),
             tuple(graph.inputs.values()),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=names,
             output_names=list(graph.outputs),
             optimize=True,
@@ -71,11 +79,11 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def export_all(graphs: list[Graph], folder: Path) -> dict[str, Path]:
-    """Writes NAME.fp32.onnx for every graph into a folder. Returns the paths by graph name."""
+def export_all(graphs: list[Graph], folder: Path, opset: int = OPSET) -> dict[str, Path]:
+    """Writes NAME.fp32.onnx for every graph into a folder. Returns the paths by graph name. Raises UsageError."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        return {graph.name: export_graph(graph, folder / f"{graph.name}.fp32.onnx") for graph in graphs}
+        return {graph.name: export_graph(graph, folder / f"{graph.name}.fp32.onnx", opset) for graph in graphs}
 
 
 def arrays(inputs: dict[str, Tensor]) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """A trained (or untrained) model -> a signed bundle `NAME.dzp`."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,19 @@ EXECUTE = 4
 SAMPLERS = {
     "wam": ("video_first(4,4)", "video_first(1,1)", "video_first(2,1)", "video_first(4,1)", "joint(4)", "flash(1)"),
     "flow_vla": ("euler(4)", "euler(10)", "euler(1)"), "dual_vla": ("euler(4)", "euler(10)", "euler(1)"),
-    "token_vla": ("greedy", "sample(1.0)"),
+    "token_vla": ("greedy", "sample(1.0)"), "wan_joint": ("joint(4)", "joint(1)", "joint(8)", "video_first(4,4)"),
 }  # fmt: skip
 """What each family is asked with; the default first."""
+IMAGINE = ("wam", "wan_joint")
+"""Families that say what they expect to see."""
+
+
+def samplers_of(family: str, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of a family that a training prepared for: actions from a finished video need blocks that had one."""
+    named = SAMPLERS[family]
+    if family == "wan_joint" and not recipe.get("clean_share"):
+        return tuple(sampler for sampler in named if not sampler.startswith("video_first"))
+    return named
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +52,18 @@ class Release:
 
 def section(
     sizes: Sizes, moments: Moments, release: Release, variants: dict[str, list[bundle.Variant]],
-    source: Source | None = None,
+    source: Source | None = None, sampler_errors: Mapping[str, float] | None = None, opset: int = onnx.OPSET,
 ) -> bundle.Section:  # fmt: skip
-    """The manifest's `dzedge` section. source: of the training data, none for the simulator's."""
+    """The manifest's `dzedge` section. source: of the training data, none for the simulator's; sampler_errors: by
+    `sampler_errors.measure`; opset: of the graphs."""
     family, source = release.family, source or Source()
-    imagines = family == "wam"
+    imagines = family in IMAGINE
     rows = {"layers": sizes.layers, "heads": sizes.heads, "head_dim": sizes.head_width}
     window = bundle.Window(slots=sizes.window, **rows) if imagines else bundle.Window(**rows)
     return bundle.Section(
         family=family,  # type: ignore[arg-type]
         model_id=release.model_id, version=release.version, min_runtime=__version__,
-        robot=source.robot, joints=source.joints, opset={"ai.onnx": onnx.OPSET},
+        robot=source.robot, joints=source.joints, opset={"ai.onnx": opset},
         image=bundle.Image(height=sizes.image_height, width=sizes.image_width),
         horizon=sizes.horizon, dt_ns=source.dt_ns, execute=EXECUTE, max_prefix=release.max_prefix,
         video=bundle.Video(
@@ -63,7 +75,7 @@ def section(
         slow_ns=SLOW_STEPS * source.dt_ns if family == "dual_vla" else None,  # as old as it was trained for
         language=bundle.Language(words=sizes.words, vocabulary=dict(source.vocabulary)),
         statistics=_statistics(sizes, moments, family),
-        samplers=release.samplers or SAMPLERS[family],
+        samplers=release.samplers or SAMPLERS[family], sampler_errors=dict(sampler_errors or {}),
         graphs={name: bundle.Graph(variants=tuple(files)) for name, files in variants.items()},
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 UNITS = ("rad", "deg")
-FAMILIES = ("wam", "flow_vla", "token_vla", "dual_vla")
+FAMILIES = ("wam", "flow_vla", "token_vla", "dual_vla", "wan_joint")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,6 +126,10 @@ class Recipe:
             raise UsageError(
                 "recipe: policy.pseudo_labels true: must be false with sizes.tokenizer 'vae': joints are read off the "
                 "arm's token, and patches have none"
+            )
+        if self.policy.family == "wan_joint" and self.sizes.structured:
+            raise UsageError(
+                "recipe: policy.family 'wan_joint': needs sizes.tokenizer 'vae': it cuts a grid of latents into patches"
             )
 
 

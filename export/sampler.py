@@ -68,27 +68,38 @@ class Graphs:
         if latent is None:
             latent = self._run("frame_encoder", {"image": case.image}, watch)[0]
         (before,) = self._run("frame_encoder", {"image": case.image_before}, watch)
-        (text,) = self._run("text", {"words": case.words}, watch)
+        text, *words = self._run("text", {"words": case.words}, watch)
+        place, key_text, value_text = words
         slots = [self._run("prefill", {"latent": frame}, watch) for frame in (latent, before)]
         key, value = (np.stack([slot[i] for slot in slots]) for i in (0, 1))
-        video = rng.standard_normal((1, sizes.frames, sizes.tokens, sizes.channels)).astype(np.float32)
-        known = {
-            "latent": latent, "key": key, "value": value, "text": text,
+        window = {
+            "key": key, "value": value, "key_text": key_text, "value_text": value_text,
             "slot_pos": -np.arange(sizes.window, dtype=np.float32)[None],
             "valid": np.ones((1, sizes.window), np.float32),
         }  # fmt: skip
+        if sizes.given:
+            nothing = np.zeros((1, sizes.horizon, sizes.joints), np.float32)
+            window |= {"given": nothing, "has_given": np.zeros(1, np.float32)}
+        rows = self._run("context", window, watch)
+        names = ("key_context", "value_context", "mask")
+        known = {"latent": latent, "place": place, **dict(zip(names, rows, strict=True))}
+
+        def at(time: float) -> tuple[Feed, Feed]:
+            t = np.array([time], np.float32)
+            mod_video, mod_action = self._run("modulation", {"t": t, "text": text}, watch)
+            return {"t_video": t, "mod_video": mod_video}, {"t_action": t, "mod_action": mod_action}
+
+        video = rng.standard_normal((1, sizes.frames, sizes.tokens, sizes.channels)).astype(np.float32)
         for step in range(video_steps):
-            at = np.array([step / video_steps], np.float32)
-            velocity = self._run("video_step", {"video": video, "t_video": at, **known}, watch)[0]
+            velocity = self._run("video_step", {"video": video, **known, **at(step / video_steps)[0]}, watch)[0]
             video = video + velocity / np.float32(video_steps)
-        last = {"video": video, "t_video": np.ones(1, np.float32), **known}
-        _, key_video, value_video = self._run("video_step", last, watch)
+        _, key_video, value_video = self._run("video_step", {"video": video, **known, **at(1.0)[0]}, watch)
         action = rng.standard_normal((1, sizes.horizon, sizes.joints)).astype(np.float32)
         feed = {
             "action": action, "prefix": np.zeros_like(action),
             "prefix_mask": np.zeros((1, sizes.horizon), np.float32),
             "state": ((case.joints - moments.state_mean) / moments.state_std).astype(np.float32)[None],
-            "key_video": key_video, "value_video": value_video, "t_action": np.zeros(1, np.float32),
+            "key_video": key_video, "value_video": value_video, **at(0.0)[1],
         }  # fmt: skip
         (velocity,) = self._run("action_step", feed, watch)
         return Answer(latent[0], video[0], (action + velocity)[0].astype(np.float64) * moments.action_std)

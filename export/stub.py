@@ -4,6 +4,7 @@ For tests of everything around a model. Their arithmetic is simple enough to be 
 tests/test_wam.py and its siblings do, and it uses every input, so a forgotten one shows.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -42,10 +43,22 @@ FLOW = """
            first = Mul(mask, pinned)  second = Mul(rest, timed)  v_raw = Add(first, second)
            v_action = Add(v_raw, w_bias) }"""
 """Towards `goal`, and towards the prefix where there is one."""
-GRAPHS = {
-    "text": f"""(int64[1,{W}] words) => (float[1,1,{D}] text)
+TEXT = f"""(int64[1,{W}] words) => (float[1,1,{D}] text)
         {{ ids = Cast<to=1>(words)  row = MatMul(ids, w_text)  shape = Constant<value_ints=[1,1,{D}]>()
-           text = Reshape(row, shape) }}""",
+           text = Reshape(row, shape) }}"""
+N_WAM = S * K + 1
+"""Rows of a world action model's context: of the window's frames, and of language."""
+GRAPHS = {
+    "text": f"""(int64[1,{W}] words) => (float[1,1,{D}] text, float[1,{K},{D}] place,
+          float[1,1,1,{HD}] key_text, float[1,1,1,{HD}] value_text)
+        {{ ids = Cast<to=1>(words)  row = MatMul(ids, w_text)  shape = Constant<value_ints=[1,1,{D}]>()
+           text = Reshape(row, shape)  tokens = Constant<value_ints=[1,{K},{D}]>()  place = Expand(text, tokens)
+           spoken = MatMul(text, w_words)  one_row = Constant<value_ints=[1,1,1,{HD}]>()
+           key_text = Reshape(spoken, one_row)  half = Constant<value_float=0.5>()
+           value_text = Mul(key_text, half) }}""",
+    "modulation": f"""(float[1] t, float[1,1,{D}] text) => (float[1,6,{D}] mod_video, float[1,6,{D}] mod_action)
+        {{ six = Constant<value_ints=[1,6,{D}]>()  said = Expand(text, six)  mod_video = Add(said, t)
+           mod_action = Expand(t, six) }}""",
     "frame_encoder": f"""(float[1,3,{HEIGHT},{WIDTH}] image) => (float[1,{K},{C}] latent)
         {{ axes = Constant<value_ints=[2,3]>()  mean = ReduceMean<keepdims=0>(image, axes)
            row = MatMul(mean, w_image)  shape = Constant<value_ints=[1,{K},{C}]>()
@@ -53,16 +66,26 @@ GRAPHS = {
     "prefill": f"""(float[1,{K},{C}] latent) => (float[1,1,{K},{HD}] key, float[1,1,{K},{HD}] value)
         {{ shape = Constant<value_ints=[1,1,{K},{C}]>()  tokens = Reshape(latent, shape)
            key = MatMul(tokens, w_key)  value = MatMul(tokens, w_value) }}""",
-    "video_step": f"""(float[1,{F},{K},{C}] video, float[1,{K},{C}] latent, float[{S},1,1,{K},{HD}] key,
-          float[{S},1,1,{K},{HD}] value, float[1,{S}] slot_pos, float[1,{S}] valid, float[1,1,{D}] text,
-          float[1] t_video)
+    "context": f"""(float[{S},1,1,{K},{HD}] key, float[{S},1,1,{K},{HD}] value, float[1,{S}] slot_pos,
+          float[1,{S}] valid, float[1,1,1,{HD}] key_text, float[1,1,1,{HD}] value_text)
+        => (float[1,1,{N_WAM},{HD}] key_context, float[1,1,{N_WAM},{HD}] value_context, float[1,{K + N_WAM}] mask)
+        {{ two = Constant<value_float=2.0>()  near = Add(two, slot_pos)  weight = Mul(valid, near)
+           slots = Constant<value_ints=[{S},1,1,1,1]>()  each = Reshape(weight, slots)
+           keys = Mul(key, each)  values = Mul(value, each)  flat = Constant<value_ints=[1,1,{S * K},{HD}]>()
+           key_rows = Reshape(keys, flat)  value_rows = Reshape(values, flat)
+           key_context = Concat<axis=2>(key_rows, key_text)  value_context = Concat<axis=2>(value_rows, value_text)
+           one = Constant<value_float=1.0>()  empty = Sub(one, valid)  column = Constant<value_ints=[{S},1]>()
+           down = Reshape(empty, column)  wide = Constant<value_ints=[{S},{K}]>()  tokens = Expand(down, wide)
+           line = Constant<value_ints=[1,{S * K}]>()  hidden = Reshape(tokens, line)
+           mask = Concat<axis=1>(no_tokens, hidden, no_word) }}""",
+    "video_step": f"""(float[1,{F},{K},{C}] video, float[1,{K},{C}] latent, float[1,{K},{D}] place,
+          float[1,1,{N_WAM},{HD}] key_context, float[1,1,{N_WAM},{HD}] value_context, float[1,{K + N_WAM}] mask,
+          float[1,6,{D}] mod_video, float[1] t_video)
         => (float[1,{F},{K},{C}] v_video, float[1,1,{K},{HD}] key_video, float[1,1,{K},{HD}] value_video)
-        {{ rows = Add(key, value)  inner = Constant<value_ints=[1,2,3,4]>()
-           slot = ReduceMean<keepdims=0>(rows, inner)
-           one = Constant<value_float=1.0>()  half = Constant<value_float=0.5>()
-           two = Constant<value_float=2.0>()  near = Add(two, slot_pos)  weight = Mul(valid, near)
-           seen = Mul(weight, slot)  sight = ReduceSum<keepdims=0>(seen)  words = ReduceSum<keepdims=0>(text)
-           drive = Add(sight, words)
+        {{ rows = Add(key_context, value_context)  sight = ReduceMean<keepdims=0>(rows)
+           words = ReduceMean<keepdims=0>(place)  blind = ReduceMean<keepdims=0>(mask)
+           six = ReduceMean<keepdims=0>(mod_video)  known = Add(sight, words)  seen = Sub(known, blind)
+           drive = Add(seen, six)  one = Constant<value_float=1.0>()  half = Constant<value_float=0.5>()
            frame = Constant<value_ints=[1,1,{K},{C}]>()  now = Reshape(latent, frame)  goal = Mul(now, half)
            gap = Sub(goal, video)  late = Mul(t_video, half)  pace = Sub(one, late)  moved = Mul(gap, pace)
            v_video = Add(moved, drive)
@@ -71,9 +94,10 @@ GRAPHS = {
            value_video = MatMul(mean, w_value) }}""",
     "action_step": f"""(float[1,{H},{J}] action, float[1,{H},{J}] prefix, float[1,{H}] prefix_mask,
           float[1,{J}] state, float[1,1,{K},{HD}] key_video, float[1,1,{K},{HD}] value_video,
-          float[1] t_action)
+          float[1,6,{D}] mod_action, float[1] t_action)
         => (float[1,{H},{J}] v_action)
-        {{ rows = Add(key_video, value_video)  plan = ReduceMean<keepdims=0>(rows)
+        {{ rows = Add(key_video, value_video)  seen = ReduceMean<keepdims=0>(rows)
+           six = ReduceMean<keepdims=0>(mod_action)  plan = Add(seen, six)
            body = ReduceSum<keepdims=0>(state)  goal = Add(plan, body) {FLOW}""",
     "frame_decoder": f"""(float[1,{K},{C}] latent) => (float[1,3,{HEIGHT},{WIDTH}] image)
         {{ flat = Constant<value_ints=[1,{K * C}]>()  row = Reshape(latent, flat)
@@ -81,8 +105,8 @@ GRAPHS = {
            pixel = Constant<value_ints=[1,3,1,1]>()  dot = Reshape(soft, pixel)
            size = Constant<value_ints=[1,3,{HEIGHT},{WIDTH}]>()  image = Expand(dot, size) }}""",
 }
-SENSES = {name: GRAPHS[name] for name in ("text", "frame_encoder")}
-"""Graphs of every family."""
+SENSES = {"text": TEXT, "frame_encoder": GRAPHS["frame_encoder"]}
+"""Graphs of every VLA."""
 CONTEXT = f"""(float[1,{K},{C}] latent, float[1,{K},{C}] before, float[1] has_before, float[1,1,{D}] text,
           float[1,{J}] state) => (float[1,1,{N},{HD}] key, float[1,1,{N},{HD}] value)
         {{ now = MatMul(latent, w_key)  old = MatMul(before, w_value)  past = Mul(old, has_before)
@@ -161,6 +185,8 @@ def model(name: str, bias: float = 0.0, family: str = "wam") -> bytes:
     constants: dict[str, NDArray[np.generic]] = {
         "bins": np.arange(BINS, dtype=np.float32)[None],
         "places": np.arange(H * J, dtype=np.int64).reshape(1, 1, H * J, 1),
+        "no_tokens": np.zeros((1, K), np.float32),
+        "no_word": np.zeros((1, 1), np.float32),
         **weights(bias),
     }
     parsed.graph.initializer.extend(
@@ -229,12 +255,18 @@ def section(family: str = "wam") -> bundle.Section:
     )
 
 
-def write(folder: Path, changed: bundle.Section | None = None, bias: float = 0.0) -> Path:
-    """Write and sign (with the test key) a stub bundle. changed: another section than `section()`, of any family."""
+def write(
+    folder: Path, changed: bundle.Section | None = None, bias: float = 0.0, more: Mapping[str, bytes] | None = None
+) -> Path:
+    """Write and sign (with the test key) a stub bundle. changed: another section than `section()`, of any family;
+    more: further files by name."""
     changed = changed or section()
     folder.mkdir(parents=True)
     for name in FAMILIES[changed.family]:
-        (folder / f"{name}.fp32.onnx").write_bytes(model(name, bias, changed.family))
+        if name in changed.graphs:
+            (folder / f"{name}.fp32.onnx").write_bytes(model(name, bias, changed.family))
+    for name, data in (more or {}).items():
+        (folder / name).write_bytes(data)
     secret = SecretKey.decode(TEST_SECRET.read_text(encoding="ascii"), str(TEST_SECRET))
     bundle.pack(folder, changed, secret, created="20261122T000000Z", name="stub")
     return folder

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dzedge import cli, config, console, errors, evaluate, lockstep, report, robot, supervisor
-from dzedge.bundle import Language
+from dzedge import cli, config, console, errors, evaluate, footprint, lockstep, report, robot, supervisor
+from dzedge.bundle import Graph, Language, Variant
 from dzedge.hardware.sim.scene import draw_layout
 from dzedge.history import History, Imagination, RunResult, Seen, Status
 from dzedge.latency import Latency
@@ -68,8 +68,11 @@ def played(monkeypatch):
     seen = SimpleNamespace(result=make_result(make_history()), calls=[])
     words = {word: i + 1 for i, word in enumerate(["reach", "the", "red", "cube"])}
     section = SimpleNamespace(
-        model_id="fake", language=Language(words=8, vocabulary=words), samplers=("flash(1)",), horizon=8, dt_ns=10**8
-    )
+        model_id="fake", language=Language(words=8, vocabulary=words), samplers=("flash(1)",), horizon=8, dt_ns=10**8,
+        graphs={"text": Graph(variants=(Variant(file="text.fp32.onnx", precision="fp32", ep="any", isa="any"),))},
+        files=(),
+    )  # fmt: skip
+    one = footprint.Footprint("text", "text.fp32.onnx", "fp32", "cpu", {"CPU": 3}, [], True, 1.5, 83_000, 448, 10**6)
     bundle = SimpleNamespace(name="fake", digest="ab", manifest=SimpleNamespace(dzedge=section))
 
     def runner(config, bundle, **asked):
@@ -83,6 +86,7 @@ def played(monkeypatch):
     monkeypatch.setattr(evaluate, "verified_bundle", lambda config: bundle)
     monkeypatch.setattr(evaluate, "_opened", {})
     monkeypatch.setattr(report, "imaginer", lambda config, bundle: imaginer())
+    monkeypatch.setattr(footprint, "measure_apart", lambda bundle, precision, machine: [one])
     return seen
 
 
@@ -98,9 +102,11 @@ class TestRun:
         assert code == 0
         assert set(document) == {
             "task", "success", "seed", "duration_s", "chunks", "refused", "restarts", "wire_sha256", "stages", "files",
+            "graphs",
         }  # fmt: skip
         assert document["success"] is True
         assert document["files"] == ["here/summary.png", "here/summary.json"]
+        assert document["graphs"] == {"text": {"file": "text.fp32.onnx", "precision": "fp32", "provider": "cpu"}}
         assert json.loads((tmp_path / "here/summary.json").read_text())["task"] == "reach the red cube"
         asked = played.calls[0]
         assert asked["seed"] == 5 and asked["config"].sim.seed == 5
@@ -198,9 +204,12 @@ class TestErrors:
 class TestOtherCommands:
     def test_profile(self, call, played):
         code, out, _ = call("profile", "--json", "--seconds", "3")
-        assert code == 0 and "inference.policy" in one_document(out)["stages"]
+        document = one_document(out)
+        assert code == 0 and "inference.policy" in document["stages"]
+        assert document["graphs"][0]["operators"] == {"CPU": 3} and document["graphs"][0]["buffer_bytes"] == 448
         assert played.calls[0]["duration_s"] == 3.0
-        assert "p50 [ms]" in call("profile", "--lockstep")[1]
+        out = call("profile", "--lockstep")[1]
+        assert "p50 [ms]" in out and "memory [MB]" in out
 
     def test_imagine(self, call, played, tmp_path):
         code, out, _ = call("imagine", "--json", "--out", "chunk.png", "--seed", "4")

@@ -16,15 +16,17 @@ FOLDERS = {"dzedge": "dzedge", "kernels": "dzedge.kernels", "hardware": "dzedge.
 EXPORT = 99
 LEVELS = {
     0: ("", "errors", "clock", "types", "robots", "bundles"),
-    1: ("kernels", "strict", "minisign", "canvas", "manifest", "proportion"),
-    2: ("config", "bundle", "latency"),
-    3: ("hardware", "engine", "mailboxes", "realtime", "robot", "conditions"),
+    1: ("kernels", "strict", "minisign", "canvas", "manifest", "proportion", "machine", "graph_cache",
+        "container", "onnx_check", "tensors"),
+    2: ("config", "bundle", "latency", "precision", "session", "prompts"),
+    3: ("hardware", "engine", "mailboxes", "realtime", "robot", "conditions", "packing"),
     4: ("policies", "observation", "trajectory", "safety", "history", "stage",
-        "demonstration", "dream", "suite"),
-    5: ("capture_loop", "inference_loop", "control_loop", "sim_loop", "picture"),
+        "demonstration", "dream", "suite", "footprint"),
+    5: ("capture_loop", "inference_loop", "control_loop", "sim_loop", "picture", "golden"),
     6: ("supervisor", "lockstep", "evaluate", "doctor", "report", "simulator", "console",
         "foresight", "filmstrip", "comparison"),
-    7: ("cli",),
+    7: ("bundle_commands",),
+    8: ("cli",),
     EXPORT: ("export",),
 }
 TOGETHER = ("hardware", "policies", "export")

@@ -14,6 +14,7 @@ from dzedge.errors import PolicyError, UsageError
 from dzedge.export import data, episodes, families, fit_wam, footage, stub, train
 from dzedge.export.dataset import Dataset, Writer
 from dzedge.export.episodes import LABELLED, Episodes
+from dzedge.export.making import Wanted
 from dzedge.export.model.graphs import Graph
 from dzedge.export.model.moments import Moments
 from dzedge.export.model.sizes import Sizes
@@ -23,6 +24,7 @@ from dzedge.export.recipe import DataRecipe, PolicyRecipe, Recipe, TokenizerReci
 from dzedge.export.release import release
 from dzedge.export.source import Source
 from dzedge.export.windows import Windows
+from dzedge.minisign import SecretKey
 from dzedge.policies import load_policy
 from dzedge.types import ActionPrefix
 
@@ -224,7 +226,7 @@ class TestFamilies:
         batch = learner.batch(windows, windows.by_kind[LABELLED][:8], np.random.default_rng(0))
         recipe = PolicyRecipe(family=family, labelled=8, play=0, video=0)
         terms = learner.losses(model, recipe, batch, 8, torch.Generator().manual_seed(0))
-        assert set(terms) == {"action", "video"} - ({"video"} if family != "wam" else set())
+        assert set(terms) == {"action", "video"} - ({"video"} if family not in ("wam", "wan_joint") else set())
         sum(terms.values(), torch.zeros(())).backward()
         names = dict(model.named_parameters())
         used = [name for name, value in names.items() if value.grad is not None and value.grad.abs().max() > 0]
@@ -251,7 +253,7 @@ class TestFamilies:
         model = learner.build(sizes, Moments.neutral(sizes)).eval()
         cut = {graph.name: graph for graph in families.cut(model, Vae(sizes).eval())}
         assert run(cut["frame_encoder"])[0].shape == (1, 12, 4)
-        assert run(cut["text"])[0].shape == (1, 1, 32)
+        assert run(cut["text"])[0].shape == ((2, 2, 8, 16) if family == "wan_joint" else (1, 1, 32))
         for graph in cut.values():
             assert all(bool(torch.isfinite(out).all()) for out in run(graph))
         if "context" in cut:
@@ -273,6 +275,11 @@ class TestFamilies:
                 text = model.text(batch.words)
                 out, rows, _ = model.video(batch.video, batch.latent, window, slots, valid, text, at, batch.body)
                 out = out.mean() + model.action(batch.action, batch.action, mask, batch.state, rows, at).mean()
+            elif family == "wan_joint":
+                frames = model.grid.cells(model.scaled(batch.latent.unsqueeze(1).expand(-1, 5, -1, -1)))
+                when, words = torch.zeros_like(batch.action_mask), model.context(batch.words)
+                state = batch.state.unsqueeze(1)
+                out, _ = model.trunk.teacher_forced(frames, frames, batch.action, state, words, when[:, :5], when)
             elif family == "token_vla":
                 out, _ = model(look, batch.words, batch.state, said)
             else:
@@ -336,9 +343,10 @@ class TestWhole:
         assert (source.robot, source.camera, set(source.joints)) == ("so101", FRONT, set(stub.JOINTS))
         assert set(source.vocabulary) == {w for task in Dataset(own).tasks for w in task.split()}
         out = tmp_path / "mine.dzp"
-        key = ROOT / "export" / "test.key"
-        report = release(policy, own, out, key, 1, "2026-01-01T00:00:00Z", int8=False)
-        assert max(report["parity"].values()) < 1e-4
+        secret = SecretKey.decode((ROOT / "export" / "test.key").read_text(), "test.key")
+        wanted = Wanted(secret, 1, "2026-01-01T00:00:00Z", precisions=("fp32",), pairs=4)
+        report = release(policy, [own], out, wanted)
+        assert report["precisions"]["fp32"]["action_share"] < 1e-4
         bundle = open_bundle(out, allow_test_key=True)
         section = bundle.manifest.dzedge
         assert section.video.token_names[0] == "patch 0,0"

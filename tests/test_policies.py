@@ -25,7 +25,7 @@ VLAS = ("flow_vla", "token_vla", "dual_vla")
 ROBOT = config.load(config.default_path())
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=stub.FAMILIES)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = stub.write(tmp_path_factory.mktemp(request.param) / "stub.dzp", stub.section(request.param))
     return open_bundle(folder, allow_test_key=True)

@@ -15,7 +15,7 @@ from dzedge.errors import BundleError, PolicyError
 from dzedge.export import stub
 from dzedge.export.stub import ASKED, STATE, frame, observation
 from dzedge.policies import WorldActionModel, load_policy
-from dzedge.policies.base import Tokenizer
+from dzedge.policies.tokenizer import Tokenizer
 from dzedge.policies.sampler import Sampler
 from dzedge.types import ActionPrefix, Frame, Observation
 
@@ -57,8 +57,10 @@ class ByHand:
         for seen in observed.frames:
             latent = self.latent(seen)
             rows = latent @ self.w["w_key"] + latent @ self.w["w_value"]
-            total += (2.0 + (seen.capture_ns - observed.t_obs_ns) / 200e6) * rows.mean()
-        return total + self.text.sum()
+            total += (2.0 + (seen.capture_ns - observed.t_obs_ns) / 200e6) * rows.sum()
+        total += 1.5 * (self.text @ self.w["w_words"]).sum()  # the row of language
+        hidden = (stub.S - len(observed.frames)) * stub.K
+        return total / (stub.N_WAM * stub.HD) + self.text.mean() - hidden / (stub.K + stub.N_WAM)
 
     def chunk(
         self, observed: Observation, sampler: Sampler, prefix: NDArray[np.float64], chunk_id: int
@@ -75,12 +77,12 @@ class ByHand:
         now, drive = self.latent(observed.frames[-1]), self.drive(observed)
 
         def v_video(t: float) -> NDArray[np.float64]:
-            return (0.5 * now - video) * (1 - 0.5 * t) + drive
+            return (0.5 * now - video) * (1 - 0.5 * t) + drive + self.text.mean() + t
 
         def v_action(t: float, t_video: float) -> NDArray[np.float64]:
             mean = video.mean(axis=0)
             plan = (mean @ self.w["w_key"] + t_video + mean @ self.w["w_value"]).mean()
-            return mask * (scaled - action) / (1 - t) + (1 - mask) * (plan + state.sum() - action + t)
+            return mask * (scaled - action) / (1 - t) + (1 - mask) * (plan + t + state.sum() - action + t)
 
         if sampler.coupled:
             n = sampler.video_steps
@@ -222,9 +224,9 @@ class TestInstruction:
     @pytest.mark.parametrize("text", ["reach the red cube", "Reach the RED cube!", "  reach  the red, cube "])
     def test_case_and_punctuation_do_not_matter(self, opened: Bundle, text: str) -> None:
         made = policy(opened)
-        words = made.text.inputs["words"].copy()
+        words = made.text.graph.inputs["words"].copy()
         made.reset(text)
-        np.testing.assert_array_equal(made.text.inputs["words"], words)
+        np.testing.assert_array_equal(made.text.graph.inputs["words"], words)
 
     def test_unknown_words_are_named(self, opened: Bundle) -> None:
         with pytest.raises(
@@ -286,7 +288,7 @@ class TestMisfits:
             (lambda s: {"horizon": 9}, "statistics.action_std: shape"),
             (lambda s: {"image": msgspec.structs.replace(s.image, width=128)}, "graph frame_encoder: input 'image'"),
             (lambda s: {"language": msgspec.structs.replace(s.language, words=9)}, "graph text: input 'words'"),
-            (lambda s: {"window": msgspec.structs.replace(s.window, slots=3)}, "graph video_step: input 'key'"),
+            (lambda s: {"window": msgspec.structs.replace(s.window, slots=3)}, "graph context: input 'key'"),
             (lambda s: {"window": msgspec.structs.replace(s.window, head_dim=4)}, "graph prefill: output 'key'"),
             (lambda s: {"statistics": scaled(s, "action_std", 0.0)}, "action_std: 0.0 must be positive"),
             (lambda s: {"statistics": scaled(s, "state_std", -1.0)}, "must be positive"),

@@ -2,18 +2,20 @@
 
 from dzedge.bundle import Bundle
 from dzedge.config import RobotConfig
-from dzedge.engine import Machine
 from dzedge.policies.base import BundledPolicy, Policy
 from dzedge.policies.dual_vla import DualVla
 from dzedge.policies.flow_vla import FlowVla
 from dzedge.policies.token_vla import TokenVla
 from dzedge.policies.wam import WorldActionModel
+from dzedge.policies.wan_joint import JointWorldModel
+from dzedge.robot import machine
 
 FAMILIES: dict[str, type[BundledPolicy]] = {
     "wam": WorldActionModel,
     "flow_vla": FlowVla,
     "token_vla": TokenVla,
     "dual_vla": DualVla,
+    "wan_joint": JointWorldModel,
 }
 """What runs a bundle, by the family in its manifest."""
 
@@ -24,7 +26,7 @@ def load_policy(config: RobotConfig, bundle: Bundle) -> BundledPolicy:
     camera = config.cameras[0]
     return FAMILIES[bundle.manifest.dzedge.family](
         bundle,
-        Machine.detect(config.policy.threads),
+        machine(config),
         camera=(camera.height, camera.width),
         crop=camera.crop,
         precision=config.policy.precision,
@@ -33,4 +35,6 @@ def load_policy(config: RobotConfig, bundle: Bundle) -> BundledPolicy:
     )
 
 
-__all__ = ["BundledPolicy", "DualVla", "FlowVla", "Policy", "TokenVla", "WorldActionModel", "load_policy"]
+__all__ = [
+    "BundledPolicy", "DualVla", "FlowVla", "JointWorldModel", "Policy", "TokenVla", "WorldActionModel", "load_policy",
+]  # fmt: skip

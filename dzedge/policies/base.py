@@ -1,17 +1,17 @@
-"""What every policy family shares: the protocol, words to ids, and what runs a bundle's graphs alike."""
+"""What every policy family shares: the protocol, and what runs a bundle's graphs alike."""
 
-import difflib
-import re
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge.bundle import Bundle, Language
+from dzedge.bundle import Bundle
 from dzedge.engine import Graph, Machine, Noise, load_graph
 from dzedge.errors import PolicyError
 from dzedge.policies.perception import Inputs, Perception
 from dzedge.policies.statistics import Floats, Statistics
+from dzedge.policies.text import Text
 from dzedge.types import ActionChunk, ActionPrefix, Frame, Observation
 
 
@@ -72,7 +72,6 @@ class BundledPolicy:
         self.horizon, self.dt_ns = section.horizon, section.dt_ns
         self.max_prefix, self.history_ns = section.max_prefix, section.video.history_ns
         self.statistics = Statistics(section)
-        self.tokenizer = Tokenizer(section.language)
         self._choose(section.samplers[0] if sampler == "auto" else sampler)
         self._noise = Noise(seed)
         self._bundle, self._machine, self._precision = bundle, machine, precision
@@ -80,18 +79,16 @@ class BundledPolicy:
         self._nothing = np.zeros((0, section.video.tokens, section.video.channels), np.float32)
         self.encoder = self._graph("frame_encoder")
         self.perception = Perception(section, camera, crop, self.encoder)
-        reader = self._load()
-        self.text = self._graph("text", **shared(reader.inputs, "text"))
-        text = self.text.outputs["text"].shape if "text" in self.text.outputs else ()
-        self.text.expect({"words": (1, section.language.words)}, {"text": text})
-        self._check(text)
+        buffers = self._load()
+        graph = self._graph("text", **buffers) if "text" in section.graphs else None
+        self.text = Text(bundle, graph, buffers, machine.cache)
+        self._check(self.text.shapes)
         for graph in self._loaded:  # first runs allocate; they must not be the first chunk's
             graph.run()
 
     def reset(self, instruction: str) -> None:
-        """Begin a task. Raises PolicyError for words that the model does not know; the old task stays."""
-        self.text.inputs["words"][0] = self.tokenizer.ids(instruction)
-        self.text.run()
+        """Begin a task. Raises PolicyError for an instruction that the model does not know; the old task stays."""
+        self.text.say(instruction)
         self.perception.forget()
 
     def observe(self, frame: Frame) -> None:
@@ -111,12 +108,12 @@ class BundledPolicy:
         """Take a sampler as it is written. Raises PolicyError."""
         raise NotImplementedError
 
-    def _load(self) -> Graph:
-        """Load the family's own graphs; returns the one that reads `text`."""
+    def _load(self) -> dict[str, NDArray[Any]]:
+        """Load the family's own graphs; returns the input buffers that `text` is to fill, by its outputs' names."""
         raise NotImplementedError
 
-    def _check(self, text: tuple[int, ...]) -> None:
-        """Check the boundaries of those graphs. text: shape of the embedding. Raises BundleError."""
+    def _check(self, said: Mapping[str, tuple[int, ...]]) -> None:
+        """Check the boundaries of those graphs. said: shapes of what `text` makes. Raises BundleError."""
         raise NotImplementedError
 
     # ---------------------------------------------------------- what it may use
@@ -168,35 +165,3 @@ def shared(inputs: Inputs, *names: str) -> dict[str, NDArray[Any]]:
 def anchor_of(observation: Observation) -> Floats:
     """The measured joints that a chunk is relative to. Shape (J,), [rad], float64."""
     return np.asarray(observation.state.positions, np.float64)
-
-
-class Tokenizer:
-    """Words to ids of a closed vocabulary; case and punctuation do not matter, unknown words are refused."""
-
-    def __init__(self, language: Language) -> None:
-        self._ids = language.vocabulary
-        self._length = language.words
-
-    def ids(self, instruction: str) -> NDArray[np.int64]:
-        """Shape (W,), 0 pads. Raises PolicyError naming the unknown words and what is known."""
-        words = re.findall(r"[^\W_]+", instruction.lower())
-        unknown = sorted({word for word in words if word not in self._ids})
-        if unknown:
-            raise PolicyError(f"instruction {instruction!r}: {self._suggest(unknown)}; known: {self._known()}")
-        if len(words) > self._length:
-            raise PolicyError(
-                f"instruction {instruction!r} has {len(words)} words: must be 0 to {self._length}; shorten it"
-            )
-        ids = np.zeros(self._length, np.int64)
-        ids[: len(words)] = [self._ids[word] for word in words]
-        return ids
-
-    def _known(self) -> str:
-        return ", ".join(self._ids)
-
-    def _suggest(self, unknown: list[str]) -> str:
-        parts = []
-        for word in unknown:
-            close = difflib.get_close_matches(word, self._ids, n=1)
-            parts.append(f"unknown word {word!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-        return ", ".join(parts)

@@ -5,6 +5,8 @@
 Its rows are the newest frame's tokens, those of the frame before, the words, the joints: N = 2 K + 2.
 """
 
+from collections.abc import Mapping
+
 from dzedge.bundle import Section
 from dzedge.engine import Graph
 from dzedge.policies.perception import Perception
@@ -12,6 +14,7 @@ from dzedge.policies.statistics import Floats, Statistics
 from dzedge.types import Observation
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
 
 
 class Context:
@@ -24,13 +27,13 @@ class Context:
         self.graph = graph
         self._perception, self._statistics = perception, statistics
 
-    def expect(self, section: Section, text: Shape) -> Shape:
-        """Check the boundary; returns the shape of the rows. text: shape of the embedding. Raises BundleError."""
+    def expect(self, section: Section, said: Shapes) -> Shape:
+        """Check the boundary; returns the shape of the rows. said: shapes of what `text` makes. Raises BundleError."""
         window, video = section.window, section.video
         assert window is not None  # the manifest says so of every family that has a context
         latent = (1, video.tokens, video.channels)
         rows = (window.layers, window.heads, 2 * video.tokens + 2, window.head_dim)
-        inputs = dict(latent=latent, before=latent, has_before=(1,), text=text, state=(1, len(section.joints)))
+        inputs = dict(latent=latent, before=latent, has_before=(1,), **said, state=(1, len(section.joints)))
         self.graph.expect(inputs, {"key": rows, "value": rows})
         return rows
 

@@ -8,11 +8,14 @@
 Between two looks the actions go on from the old features, told how old they are. It imagines nothing.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from dzedge.clock import NS
-from dzedge.engine import Graph
 from dzedge.policies.base import BundledPolicy, anchor_of, shared
+from dzedge.policies.context import Shapes
 from dzedge.policies.sampler import Euler
 from dzedge.types import ActionChunk, ActionPrefix, Observation
 
@@ -59,17 +62,17 @@ class DualVla(BundledPolicy):
     def _choose(self, sampler: str) -> None:
         self.sampler = Euler.parse(sampler)
 
-    def _load(self) -> Graph:
+    def _load(self) -> dict[str, NDArray[Any]]:
         self.slow_ns = SLOW_NS if self.section.slow_ns is None else self.section.slow_ns
         self.action = self._graph("action_step")
         self.features = self._graph("features", **shared(self.action.inputs, "features"))
-        return self.features
+        return shared(self.features.inputs, "text")
 
-    def _check(self, text: tuple[int, ...]) -> None:
+    def _check(self, said: Shapes) -> None:
         video, joints = self.section.video, len(self.section.joints)
         latent, chunk = (1, video.tokens, video.channels), (1, self.horizon, joints)
-        features = (1, 2 * video.tokens + 1, *text[2:])
-        self.features.expect(dict(latent=latent, before=latent, has_before=(1,), text=text), {"features": features})
+        features = (1, 2 * video.tokens + 1, *said.get("text", ())[2:])
+        self.features.expect(dict(latent=latent, before=latent, has_before=(1,), **said), {"features": features})
         self.action.expect(
             dict(action=chunk, prefix=chunk, prefix_mask=chunk[:2], state=(1, joints), features=features)
             | {"age": (1,), "t_action": (1,)},

@@ -5,11 +5,13 @@
 The rows are computed once a chunk; each of the sampler's steps runs only the action expert. It imagines nothing.
 """
 
-import numpy as np
+from typing import Any
 
-from dzedge.engine import Graph
+import numpy as np
+from numpy.typing import NDArray
+
 from dzedge.policies.base import BundledPolicy, anchor_of, shared
-from dzedge.policies.context import Context
+from dzedge.policies.context import Context, Shapes
 from dzedge.policies.sampler import Euler
 from dzedge.types import ActionChunk, ActionPrefix, Observation
 
@@ -34,15 +36,15 @@ class FlowVla(BundledPolicy):
     def _choose(self, sampler: str) -> None:
         self.sampler = Euler.parse(sampler)
 
-    def _load(self) -> Graph:
+    def _load(self) -> dict[str, NDArray[Any]]:
         self.action = self._graph("action_step")
         graph = self._graph("context", **shared(self.action.inputs, "key", "value"))
         self.context = Context(graph, self.perception, self.statistics)
-        return graph
+        return shared(graph.inputs, "text")
 
-    def _check(self, text: tuple[int, ...]) -> None:
+    def _check(self, said: Shapes) -> None:
         chunk = (1, self.horizon, len(self.section.joints))
-        rows = self.context.expect(self.section, text)
+        rows = self.context.expect(self.section, said)
         self.action.expect(
             dict(action=chunk, prefix=chunk, prefix_mask=chunk[:2], key=rows, value=rows, t_action=(1,)),
             {"v_action": chunk},

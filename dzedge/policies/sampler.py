@@ -27,6 +27,12 @@ class Sampler(NamedTuple):
     video_steps: int
     action_steps: int
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Every time t that a pass over video or actions is made at, each once; 1 is that of a finished video."""
+        steps = (self.video_steps, self.action_steps)
+        return tuple(sorted({i / n for n in steps for i in range(n)} | {1.0}))
+
     @classmethod
     def parse(cls, text: str) -> "Sampler":
         """The sampler written as `video_first(1,1)`. Raises PolicyError."""

@@ -9,14 +9,14 @@ are forced, not chosen. It imagines nothing.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dzedge.bundle import Section
-from dzedge.engine import Graph
 from dzedge.policies.base import BundledPolicy, anchor_of, shared
-from dzedge.policies.context import Context
+from dzedge.policies.context import Context, Shapes
 from dzedge.policies.sampler import TokenSampler
 from dzedge.policies.statistics import Floats, table
 from dzedge.types import ActionChunk, ActionPrefix, Observation
@@ -106,16 +106,16 @@ class TokenVla(BundledPolicy):
     def _choose(self, sampler: str) -> None:
         self.sampler = TokenSampler.parse(sampler)
 
-    def _load(self) -> Graph:
+    def _load(self) -> dict[str, NDArray[Any]]:
         self.bins = Bins(self.section)
         self.token = self._graph("token_step")
         graph = self._graph("context", **shared(self.token.inputs, "key", "value"))
         self.context = Context(graph, self.perception, self.statistics)
-        return graph
+        return shared(graph.inputs, "text")
 
-    def _check(self, text: tuple[int, ...]) -> None:
+    def _check(self, said: Shapes) -> None:
         count = self.horizon * len(self.section.joints)
-        rows = self.context.expect(self.section, text)
+        rows = self.context.expect(self.section, said)
         past, new = (*rows[:2], count, rows[3]), (*rows[:2], 1, rows[3])
         self.token.expect(
             dict(token=(1,), position=(1,), key=rows, value=rows, past_key=past, past_value=past),

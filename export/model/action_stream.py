@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from dzedge.export.model.blocks import Block, Rows, TimeEncoder, layers_of, normalised
+from dzedge.export.model.blocks import Block, Rows, TimeEncoder, by_layer, layers_of, modulations, normalised
 from dzedge.export.model.sizes import Sizes
 
 
@@ -26,13 +26,23 @@ class ActionStream(nn.Module):
         self.blocks = nn.ModuleList(Block(width, sizes.heads) for _ in range(sizes.layers))
         self.leave = nn.Linear(width, sizes.patch * sizes.joints)
 
+    def modulation(self, time: Tensor) -> Tensor:
+        """Every layer's six vectors at a time. Shape (B,) -> Shape (B, 6 L, d)."""
+        return modulations(self.blocks, self.shared(fn.silu(self.time(time))))
+
     def forward(
         self, action: Tensor, prefix: Tensor, prefix_mask: Tensor, state: Tensor | None, rows: Rows, time: Tensor
+    ) -> Tensor:
+        """`denoise` at a time, Shape (B,)."""
+        return self.denoise(action, prefix, prefix_mask, state, rows, self.modulation(time))
+
+    def denoise(
+        self, action: Tensor, prefix: Tensor, prefix_mask: Tensor, state: Tensor | None, rows: Rows, modulation: Tensor
     ) -> Tensor:
         """Predicted clean actions (B, H, J), equal to the prefix where it is committed.
 
         action, prefix: Shape (B, H, J); prefix_mask: Shape (B, H), 1 = committed (that action is clean whatever
-        the time); state: Shape (B, J); rows: keys and values, Shape (B, L, A, n, hd); time: Shape (B,).
+        the time); state: Shape (B, J); rows: keys and values, Shape (B, L, A, n, hd); modulation: of the time.
         """
         sizes = self.sizes
         committed = prefix_mask.unsqueeze(-1)
@@ -42,9 +52,9 @@ class ActionStream(nn.Module):
         if state is not None:
             hidden = torch.cat([self.state(state).unsqueeze(1), hidden], dim=1)
         hidden = hidden + self.names
-        shared = self.shared(fn.silu(self.time(time)))
+        vectors = by_layer(modulation)
         for layer, block in enumerate(layers_of(self.blocks)):
-            scale, shift, gate, scale_up, shift_up, gate_up = block.modulation(shared)
+            scale, shift, gate, scale_up, shift_up, gate_up = vectors[layer]
             query, key, value = block.project(hidden, scale, shift)
             key = torch.cat([key, rows[0][:, layer]], dim=2)
             value = torch.cat([value, rows[1][:, layer]], dim=2)

@@ -64,7 +64,11 @@ class Block(nn.Module):
 
     def modulation(self, shared: Tensor) -> tuple[Tensor, ...]:
         """Six vectors, each Shape (B, 1, d). `unbind`, because slicing zero-fills in the backward pass."""
-        return (shared + self.bias).unflatten(-1, (6, -1)).unsqueeze(2).unbind(1)
+        return self.six(shared).unsqueeze(2).unbind(1)
+
+    def six(self, shared: Tensor) -> Tensor:
+        """Scale, shift, gate of attention and of the feed-forward part. shared: Shape (B, 6 d) -> Shape (B, 6, d)."""
+        return (shared + self.bias).unflatten(-1, (6, -1))
 
     def project(self, rows: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values, each Shape (B, A, n, hd)."""
@@ -92,6 +96,17 @@ def names_of(names: Tensor, tokens: int) -> Tensor:
 def layers_of(blocks: nn.ModuleList) -> list[Block]:
     """The blocks of a list, as what they are."""
     return [block for block in blocks if isinstance(block, Block)]
+
+
+def modulations(blocks: nn.ModuleList, shared: Tensor) -> Tensor:
+    """The six vectors of every block. shared: Shape (B, 6 d) -> Shape (B, 6 L, d), layer by layer."""
+    return torch.cat([block.six(shared) for block in layers_of(blocks)], dim=1)
+
+
+def by_layer(modulation: Tensor) -> list[tuple[Tensor, ...]]:
+    """Shape (B, 6 L, d) -> of each layer its six vectors, each Shape (B, 1, d). One `split`: one node of a graph."""
+    rows = modulation.split(1, dim=1)
+    return [rows[first : first + 6] for first in range(0, len(rows), 6)]
 
 
 def rows_of(packed: Tensor, layers: int, heads: int) -> Rows:

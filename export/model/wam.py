@@ -19,7 +19,9 @@ from dzedge.export.model.blocks import (
     Block,
     Rows,
     TimeEncoder,
+    by_layer,
     layers_of,
+    modulations,
     names_of,
     normalised,
     rotate,
@@ -82,22 +84,71 @@ class VideoStream(nn.Module):
             self.given_names = nn.Parameter(0.2 * torch.randn(sizes.horizon // sizes.patch, width))
             self.given_rows = nn.Linear(width, sizes.layers * 2 * width)
 
-    def _outside(self, window: Rows, slot_pos: Tensor, valid: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the window (rotated now) and of language, and the mask that hides empty slots."""
+    def place(self, logits: Tensor, body: Tensor) -> Tensor:
+        """What each token is: its kind, whether it is meant, in which body it is seen. Shape (B, K, d).
+
+        logits: over cubes and none, Shape (B, K), where `sizes.pointers`; body: Shape (B,), int64.
+        """
+        place = names_of(self.names, self.sizes.tokens) + self.bodies[body].unsqueeze(1)
+        return place + pointer_of(logits) * self.named if self.sizes.pointers else place
+
+    def words(self, doing: Tensor) -> Rows:
+        """The row of language. doing: what to do, Shape (B, 1, d) -> Shape (B, L, A, 1, hd), twice."""
+        return rows_of(self.text_rows(doing), self.sizes.layers, self.sizes.heads)
+
+    def modulation(self, doing: Tensor, time: Tensor) -> Tensor:
+        """Every layer's six vectors at a time. doing: Shape (B, 1, d); time: Shape (B,) -> Shape (B, 6 L, d)."""
+        return modulations(self.blocks, self.shared(fn.silu(self.time(time) + doing.squeeze(1))))
+
+    def context(
+        self, window: Rows, slot_pos: Tensor, valid: Tensor, words: Rows, given: Given | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All that a pass attends to beside itself: keys and values of the window (rotated now), of language, of
+        given actions, each Shape (B, L, A, N, hd); and what is added to the logits of own and these rows, Shape
+        (B, 1, 1, K + N), so that empty slots are not seen."""
         key, value = window
         position = slot_pos.unsqueeze(-1).expand(-1, -1, self.sizes.tokens)[:, :, None, None]
         key = rotate(key, position).permute(0, 2, 3, 1, 4, 5).flatten(3, 4)
         value = value.permute(0, 2, 3, 1, 4, 5).flatten(3, 4)
-        words_key, words_value = rows_of(self.text_rows(text), self.sizes.layers, self.sizes.heads)
         hidden = (1.0 - valid).repeat_interleave(self.sizes.tokens, dim=1) * -1e4
         mask = fn.pad(hidden, (self.sizes.tokens, 1))[:, None, None]
-        return torch.cat([key, words_key], dim=3), torch.cat([value, words_value], dim=3), mask
+        key, value = torch.cat([key, words[0]], dim=3), torch.cat([value, words[1]], dim=3)
+        if given is None:
+            return key, value, mask
+        given_key, given_value, hidden_given = self._told(*given)
+        mask = torch.cat([mask.expand(len(given[0]), -1, -1, -1), hidden_given], dim=-1)
+        return torch.cat([key, given_key], 3), torch.cat([value, given_value], 3), mask
 
     def _told(self, action: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of given actions, and their mask."""
         hidden = self.given(action.unflatten(1, (-1, self.sizes.patch)).flatten(2)) + self.given_names
         key, value = rows_of(self.given_rows(hidden), self.sizes.layers, self.sizes.heads)
         return key, value, ((1.0 - seen) * -1e4)[:, None, None, None].expand(-1, 1, 1, hidden.shape[1])
+
+    def denoise(
+        self, video: Tensor, latent: Tensor, place: Tensor, context: tuple[Tensor, Tensor, Tensor], modulation: Tensor
+    ) -> tuple[Tensor, Rows]:
+        """One pass: predicted clean residuals (B, F, K, C), and own rows (B, L, A, K, hd). What does not change from
+        pass to pass comes ready made: `place`, `context`, and of each time its `modulation`."""
+        sizes = self.sizes
+        outside_key, outside_value, mask = context
+        packed = torch.cat([latent, video.transpose(1, 2).flatten(2)], dim=-1)
+        hidden = self.enter(packed) + place
+        ahead = torch.ones(1, 1, sizes.tokens, device=video.device)
+        vectors = by_layer(modulation)
+        keys, values = [], []
+        for layer, block in enumerate(layers_of(self.blocks)):
+            scale, shift, gate, scale_up, shift_up, gate_up = vectors[layer]
+            query, key, value = block.project(hidden, scale, shift)
+            query, turned = rotate(query, ahead), rotate(key, ahead)
+            seen_key = torch.cat([turned, outside_key[:, layer]], dim=2)
+            seen_value = torch.cat([value, outside_value[:, layer]], dim=2)
+            hidden = hidden + (1.0 + gate) * block.attend(query, seen_key, seen_value, mask)
+            hidden = hidden + (1.0 + gate_up) * block.feed(hidden, scale_up, shift_up)
+            keys.append(key)
+            values.append(value)
+        clean = self.leave(normalised(hidden)).unflatten(-1, (sizes.frames, sizes.channels)).transpose(1, 2)
+        return clean, (torch.stack(keys, dim=1), torch.stack(values, dim=1))
 
     def forward(
         self,
@@ -118,34 +169,15 @@ class VideoStream(nn.Module):
         slot_pos, valid: Shape (B, S); text: Shape (B, 1, d); time: Shape (B,); body: Shape (B,), int64; given: clean
         actions, Shape (B, H, J), and whether they may be seen, Shape (B,), where `sizes.given`.
         """
-        sizes = self.sizes
-        doing, logits = said(text, sizes.pointers)
-        doing = self.doing(doing)
-        outside_key, outside_value, mask = self._outside(window, slot_pos, valid, doing)
-        if given is not None:
-            key, value, hidden_given = self._told(*given)
-            outside_key, outside_value = torch.cat([outside_key, key], 3), torch.cat([outside_value, value], 3)
-            mask = torch.cat([mask.expand(len(video), -1, -1, -1), hidden_given], dim=-1)
-        packed = torch.cat([latent, video.transpose(1, 2).flatten(2)], dim=-1)
-        hidden = self.enter(packed) + names_of(self.names, sizes.tokens)
-        if sizes.pointers:
-            hidden = hidden + pointer_of(logits) * self.named
-        hidden = hidden + self.bodies[body].unsqueeze(1)
-        shared = self.shared(fn.silu(self.time(time) + doing.squeeze(1)))
-        ahead = torch.ones(1, 1, sizes.tokens, device=video.device)
-        keys, values = [], []
-        for layer, block in enumerate(layers_of(self.blocks)):
-            scale, shift, gate, scale_up, shift_up, gate_up = block.modulation(shared)
-            query, key, value = block.project(hidden, scale, shift)
-            query, turned = rotate(query, ahead), rotate(key, ahead)
-            seen_key = torch.cat([turned, outside_key[:, layer]], dim=2)
-            seen_value = torch.cat([value, outside_value[:, layer]], dim=2)
-            hidden = hidden + (1.0 + gate) * block.attend(query, seen_key, seen_value, mask)
-            hidden = hidden + (1.0 + gate_up) * block.feed(hidden, scale_up, shift_up)
-            keys.append(key)
-            values.append(value)
-        clean = self.leave(normalised(hidden)).unflatten(-1, (sizes.frames, sizes.channels)).transpose(1, 2)
-        return clean, (torch.stack(keys, dim=1), torch.stack(values, dim=1)), logits
+        doing, logits = self.said(text)
+        context = self.context(window, slot_pos, valid, self.words(doing), given)
+        clean, rows = self.denoise(video, latent, self.place(logits, body), context, self.modulation(doing, time))
+        return clean, rows, logits
+
+    def said(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What an embedding says to do, Shape (B, 1, d), and its logits over cubes and none, Shape (B, K)."""
+        doing, logits = said(text, self.sizes.pointers)
+        return self.doing(doing), logits
 
 
 class Wam(nn.Module):

@@ -15,6 +15,8 @@ from torch import Tensor
 from dzedge.errors import UsageError
 from dzedge.export.model.blocks import Rows
 
+MAY_BE_NONE = ("condition_channels", "image_tokens", "state_sees_all", "streaming", "epsilon")
+"""Sizes that 0 is allowed of."""
 PATCH = 2
 """Latent pixels along each side of a video token; patches are one frame deep."""
 
@@ -32,6 +34,8 @@ class Config:
     frames S before a block that it may look back on. 7 of them and a block of 2 are the published 9.
     state_sees_all: the published server's rule, where a state token attends to all that its block's actions do.
     Off, it attends only to the states of its block, as in the published training. One rule holds for both here.
+    streaming: a clean frame sees the `window` clean frames before it, so that a host adds one at a time, whenever it
+    comes. Off, as published, the clean frames of a block see each other and come together.
     """
 
     width: int
@@ -55,11 +59,12 @@ class Config:
     states: int = 1
     window: int = 7
     state_sees_all: bool = False
+    streaming: bool = False
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            least = 0 if field.name in ("condition_channels", "image_tokens", "state_sees_all", "epsilon") else 1
+            least = 0 if field.name in MAY_BE_NONE else 1
             if getattr(self, field.name) < least:
                 raise UsageError(f"wan: {field.name} is {getattr(self, field.name)}, allowed >= {least}")
         if self.width % self.heads or self.head_width % 2 or self.head_width < 6:
@@ -151,10 +156,13 @@ def frame_angles(config: Config, position: Tensor) -> Tensor:
 
 def visible(config: Config, place: Tensor) -> Tensor:
     """The one attention rule of training and inference: may token i attend to token j. Shape (3, N) -> (N, N), bool."""
-    (kind, block, _), (other, other_block, frame) = place.unsqueeze(2), place.unsqueeze(1)
+    (kind, block, own), (other, other_block, frame) = place.unsqueeze(2), place.unsqueeze(1)
     start = (block - 1) * config.frames + 1
-    recent = (other == Kind.CLEAN) & (frame >= start - config.window) & (frame < start)
     same = block == other_block
+    if config.streaming:
+        alone = kind == Kind.CLEAN
+        start, same = torch.where(alone, own, start), same & (~alone | (own == frame))
+    recent = (other == Kind.CLEAN) & (frame >= start - config.window) & (frame < start)
     seen = recent | (same & ((kind == Kind.CLEAN) == (other == Kind.CLEAN)))
     return seen if config.state_sees_all else torch.where(kind == Kind.STATE, same & (other == Kind.STATE), seen)
 

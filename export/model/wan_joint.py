@@ -255,12 +255,15 @@ class WanJoint(nn.Module):
     def prefill(self, latent: Tensor, context: Rows, window: Window, condition: Tensor | None = None) -> Rows:
         """Rows of clean frames, to be put into slots, each Shape (B, f, L, A, K, hd).
 
-        latent: Shape (B, f, C, h, w), f = 1 for the first frame and F for a block; condition: Shape (B, f, Cc, h, w).
+        latent: Shape (B, f, C, h, w), f = 1 for the first frame and F for a block, always 1 where streaming;
+        condition: Shape (B, f, Cc, h, w). UsageError for several frames at once where streaming.
         """
         frames = latent.shape[1]
+        if self.config.streaming and frames != 1:
+            raise UsageError(f"wan: prefill of {frames} frames, allowed 1 where clean frames are streaming")
         time = latent.new_ones(latent.shape[0], frames)
         block = torch.ones(frames, dtype=torch.long, device=latent.device)
-        tokens = self._frames(Kind.CLEAN, latent, condition, time, window.positions[1], block)
+        tokens = self._frames(Kind.CLEAN, latent, condition, time, window.positions[1], block, block)
         rows = self._run(tokens, context, window)[1]
         stacked = (torch.stack(part, dim=1).unflatten(3, (frames, -1)) for part in zip(*rows, strict=True))
         key, value = (part.permute(0, 3, 1, 2, 4, 5) for part in stacked)
