@@ -2,7 +2,7 @@
 
 Both take a camera image and joint positions to absolute actions and imagined latents: resize by the same kernel,
 encode one frame, keep the window of K/V rows, draw noise, sample, de-normalise. The rival is the loop that one would
-write without dzedge, and it keeps all that can be kept: text embedding, rows of the older frame, one generator. It
+write without dzedge, and it keeps all that can be kept: text, modulation, rows of the older frame, one generator. It
 runs the very same sessions, because a second set of weights would push the first out of the cache. 200 pairs, each
 side first in turn; ratio = median over the pairs.
 """
@@ -26,32 +26,39 @@ class Bare:
     """The rival. ours: whose sessions, sampler and statistics it borrows."""
 
     def __init__(self, ours: WorldActionModel, height: int, width: int) -> None:
-        graphs = (ours.encoder, ours.prefill, ours.video, ours.action)
+        graphs = (ours.encoder, ours.prefill, ours.context, ours.video, ours.action, ours.modulation.graph)
         self.run = {graph.name: graph.session.run for graph in graphs}
         self.sampler, self.table = ours.sampler, ours.statistics
         self.image = np.zeros_like(ours.encoder.inputs["image"])
         self.plan = ImagePlan(height, width, None, *self.image.shape[2:])
+        self.context = {name: array.copy() for name, array in ours.context.inputs.items()}
         self.video = {name: array.copy() for name, array in ours.video.inputs.items()}
         self.action = {name: array.copy() for name, array in ours.action.inputs.items()}
+        text = ours.modulation.graph.inputs["text"].copy()
+        times = {t: np.array([t], np.float32) for t in self.sampler.times}
+        self.modulation = {
+            t: (array, *self.run["modulation"](None, {"t": array, "text": text})) for t, array in times.items()
+        }
         self.rng = np.random.default_rng(0)
 
     def chunk(self, image: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        run, video, action, table = self.run, self.video, self.action, self.table
+        run, context, video, action, table = self.run, self.context, self.video, self.action, self.table
         self.plan.run(image, self.image[0])
         latent = run["frame_encoder"](None, {"image": self.image})[0]
-        key, value = run["prefill"](None, {"latent": latent})
-        video["latent"], video["key"][0], video["value"][0] = latent, key, value
+        context["key"][0], context["value"][0] = run["prefill"](None, {"latent": latent})
+        video["key_context"], video["value_context"], video["mask"] = run["context"](None, context)
+        video["latent"] = latent
         video["video"] = self.rng.standard_normal(video["video"].shape, dtype=np.float32)
         action["action"] = self.rng.standard_normal(action["action"].shape, dtype=np.float32)
         action["state"][0] = (positions - table.state_mean) / table.state_std
         nv, na = self.sampler.video_steps, self.sampler.action_steps
         for i in range(nv):
-            video["t_video"][0] = i / nv
+            video["t_video"], video["mod_video"], _ = self.modulation[i / nv]
             video["video"] = video["video"] + run["video_step"](["v_video"], video)[0] / np.float32(nv)
-        video["t_video"][0] = 1.0
+        video["t_video"], video["mod_video"], _ = self.modulation[1.0]
         action["key_video"], action["value_video"] = run["video_step"](["key_video", "value_video"], video)
         for i in range(na):
-            action["t_action"][0] = i / na
+            action["t_action"], _, action["mod_action"] = self.modulation[i / na]
             action["action"] = action["action"] + run["action_step"](None, action)[0] / np.float32(na)
         imagined = (latent + video["video"][0] * table.residual_std).astype(np.float32)
         return positions + action["action"][0] * table.action_std, imagined
