@@ -7,7 +7,8 @@ At moments 0.4 s apart of each demonstration the model gets what it would get on
                and of the inlay of a perfect dream, which only the tokenizer spoils. Moving pixels are by choice where
                a copy is wrong: `whole_psnr_db`, over all pixels, is fairer to it
     tip        distance [mm] of the gripper's tip from where it then was: imagined, as the encoder sees it in the true
-               future frames (what is left of a perfect dream), and in the present one (copied)
+               future frames (what is left of a perfect dream), in the present one (copied), and imagined by a model
+               that is told the expert's commands, where it can be told any
     actions    R2 of the chunk against the expert's commands: inferred from the true future frames (inverse dynamics),
                and acted, from the imagined ones
 
@@ -42,7 +43,7 @@ STRIDE = 4
 """Steps between moments: as many as a policy executes of a chunk."""
 WAYS = ("copied", "decoded", "difference", "inlay", "perfect")
 """How the future frames are guessed, in the order of error arrays; perfect: the inlay of the true future's latents."""
-TIPS = ("imagined", "perfect", "copied")
+TIPS = ("imagined", "perfect", "copied", "told")
 CHUNKS = ("inferred", "acted")
 SPLITS = ("seen", "semantic", "novel")
 SCENES_PER_SEED = 1000
@@ -54,9 +55,9 @@ class Moment:
     """What was measured at one moment of demonstration number `scene`.
 
     moving: Shape (F,), moving pixels of each future frame; error: Shape (ways, F), their squared error summed, mean
-    over channels [counts^2]; whole: Shape (ways, F), mean squared error of all pixels; tip: Shape (3, F), [m]; wanted:
-    Shape (H, J), the expert's commands less the measured joints, over the bundle's action_std; missed: Shape (2, H, J),
-    by how much each of CHUNKS missed them, in the same unit.
+    over channels [counts^2]; whole: Shape (ways, F), mean squared error of all pixels; tip: Shape (4, F), [m], nan
+    where a model cannot be told; wanted: Shape (H, J), the expert's commands less the measured joints, over the
+    bundle's action_std; missed: Shape (2, H, J), by how much each of CHUNKS missed them, in the same unit.
     """
 
     scene: int
@@ -115,13 +116,16 @@ class Examiner:
         true = np.stack([policy.latent(shown.frames[i]) for i in future])
         inferred = policy.infer_actions(observation, true, nothing, self._asked)
         now = policy.latent(shown.frames[step])
-        tips = policy.metres(np.stack([chunk.imagined, true, np.broadcast_to(now, true.shape)]))[..., 0, :3]
         commands = shown.commands[step : step + self.section.horizon]
+        tips = policy.metres(np.stack([chunk.imagined, true, np.broadcast_to(now, true.shape)]))[..., 0, :3]
+        told = np.full((1, *tips.shape[1:]), np.nan)
+        if policy.follows_actions:
+            told[0] = policy.metres(policy.imagine(observation, self._asked, commands))[..., 0, :3]
         missed = np.stack([inferred.positions, chunk.positions]) - commands
         moving, error, whole = self._compare(shown, step, now, chunk.imagined, true)
         return Moment(
             scene, shown.task.verb, shown.task.split, moving, error, whole,
-            np.linalg.norm(tips - shown.tips[future], axis=-1),
+            np.linalg.norm(np.concatenate([tips, told]) - shown.tips[future], axis=-1),
             (commands - shown.joints[step]) / self._action_std, missed / self._action_std,
         )  # fmt: skip
 
@@ -224,7 +228,10 @@ def figures(moments: Sequence[Moment]) -> dict[str, Any]:
         },
         "whole_psnr_db": {way: _psnr(np.mean([m.whole[i] for m in moments]), 1) for i, way in enumerate(WAYS)},
         "gain_db": _estimate(scenes, copied, inlay, lambda ratio: 10.0 * np.log10(ratio)),
-        "tip_mm": {name: _millimetres([m.tip[i] for m in moments]) for i, name in enumerate(TIPS)},
+        "tip_mm": {
+            name: _millimetres([m.tip[i] for m in moments]) if np.isfinite(moments[0].tip[i]).all() else None
+            for i, name in enumerate(TIPS)
+        },
         "actions_r2": {
             name: _estimate(scenes, missed[:, i], spread, lambda ratio: 1.0 - ratio) for i, name in enumerate(CHUNKS)
         },
@@ -266,7 +273,7 @@ def table(entry: Mapping[str, Any]) -> Group:
     pictures, motions = Table(title=title, title_justify="left", **look), Table(**look)
     ways = [way for way in WAYS if way != "difference"]  # the document has it
     for rows, columns in (
-        (pictures, ("n", *ways, "gain")), (motions, ("tip [mm]", "copied", "R2 inferred", "R2 acted")),
+        (pictures, ("n", *ways, "gain")), (motions, ("tip [mm]", "told", "copied", "R2 inferred", "R2 acted")),
     ):  # fmt: skip
         for column in ("split", "verb", *columns):
             rows.add_column(column, justify="left" if column in ("split", "verb") else "right", no_wrap=True)
@@ -275,17 +282,22 @@ def table(entry: Mapping[str, Any]) -> Group:
             style = "bold" if verb == "all" else None
             psnr = (_number(row["psnr_db"][way]) for way in ways)
             pictures.add_row(split, verb, str(row["scenes"]), *psnr, _interval(row["gain_db"], 1), style=style)
-            tips = (f"{row['tip_mm'][name][0]:.0f} to {row['tip_mm'][name][-1]:.0f}" for name in ("imagined", "copied"))
+            tips = (_span(row["tip_mm"][name]) for name in ("imagined", "told", "copied"))
             acts = (_interval(row["actions_r2"][name], 2) for name in CHUNKS)
             motions.add_row(split, verb, *tips, *acts, style=style)
     size, ahead = "x".join(map(str, entry["size"])), entry["ahead_s"]
     told = [
         f"PSNR [dB] of what changes by more than {entry['threshold']} of 255, at {size}; gain: of inlay over copied",
         f"tip: how far from where it then was, {ahead[0]:.1f} to {ahead[-1]:.1f} s ahead",
+        "told: imagined by a model that is told the commands to come, where it can be told any",
     ]
     if entry["not_asked"]:
         told.append(f"not asked, for want of words: {', '.join(entry['not_asked'])}")
     return Group(pictures, "", motions, "", *told)
+
+
+def _span(ahead: Sequence[float] | None) -> str:
+    return "-" if ahead is None else f"{ahead[0]:.0f} to {ahead[-1]:.0f}"
 
 
 def _number(value: float | None) -> str:

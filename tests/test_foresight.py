@@ -27,6 +27,8 @@ NOISE = 12
 class Oracle(WorldActionModel):
     """Knows one demonstration. A latent is a step's number; lag: of the imagined steps behind the true ones."""
 
+    follows_actions = False
+
     def __init__(self, shown, eye, lag: int, chunk_scale: float = 1.0) -> None:
         self.shown, self.eye, self.lag, self.scale = shown, eye, lag, chunk_scale
         self.history_ns, self.sampler = (200_000_000, 0), SimpleNamespace(video_steps=1, action_steps=1, coupled=False)
@@ -51,6 +53,11 @@ class Oracle(WorldActionModel):
         future = np.arange(F)[:, None, None] * 2 + step + 2
         imagined = np.maximum(future - self.lag, step) + np.zeros((F, K, C))
         return self._chunk_of(observation, step, imagined.astype(np.float32), self.scale)
+
+    def imagine(self, observation, chunk_id=0, actions=None):
+        step = observation.frames[-1].number
+        told = np.array_equal(actions, self.shown.commands[step : step + H])
+        return (np.arange(F)[:, None, None] * 2 + step + 2 * told + np.zeros((F, K, C))).astype(np.float32)
 
     def infer_actions(self, observation, future, prefix, chunk_id=0):
         return self._chunk_of(observation, observation.frames[-1].number, future, 1.0)
@@ -115,6 +122,12 @@ class TestMeasures:
         assert found["inferred"]["value"] == 1.0
         assert 0.5 < found["acted"]["value"] < 0.9  # a quarter of the spread, and of the mean, is missing
 
+    def test_a_dream_that_is_told_the_actions(self, examined, monkeypatch):
+        assert examined(lag=100)["tip_mm"]["told"] is None
+        monkeypatch.setattr(Oracle, "follows_actions", True)
+        found = examined(lag=100)["tip_mm"]
+        assert found["told"] == [0.0] * F and min(found["imagined"]) > 5
+
     def test_moments_are_four_steps_apart_and_have_a_whole_future(self, examined, shown):
         found = examined(lag=0)
         assert found["scenes"] == 1
@@ -126,7 +139,7 @@ def moment(scene: int, error: float, wanted: float, missed: float, moving: int =
     ways = len(foresight.WAYS)
     return Moment(
         scene, "circle", "novel", np.array([moving]), np.full((ways, 1), error), np.full((ways, 1), error),
-        np.full((3, 1), 0.01), np.full((1, 1), wanted), np.full((2, 1, 1), missed),
+        np.full((4, 1), 0.01), np.full((1, 1), wanted), np.full((2, 1, 1), missed),
     )  # fmt: skip
 
 
