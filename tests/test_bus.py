@@ -397,9 +397,14 @@ class TestPort:
         cycle = plan().build()
         now_ns = MonotonicClock().now_ns()
         cycle.seed(np.full(COUNT, 2048, np.int32), now_ns)
-        with pytest.raises(BlockingIOError):
-            while True:
+        refused = 0
+        while refused < 3:  # the kernel moves bytes on behind our back: full is what stays full
+            try:
                 os.write(fd, bytes(4096))
+                refused = 0
+            except BlockingIOError:
+                refused += 1
+                time.sleep(0.01)
         assert cycle.compose(HOME, now_ns) == 0
         assert cycle.cycle(fd, 0) == BusCode.BUS_WRITE_FAILED
         assert cycle.counters[kernel.UNSENT] == 1 and cycle.composed == 0
