@@ -53,6 +53,14 @@ def scenes(suite: str, episodes: int, seeds: Sequence[int]) -> list[Scene]:
     return [scene for seed in seeds for scene in _of_seed(suite, episodes, seed)]
 
 
+def tuning_scenes(count: int) -> list[Scene]:
+    """So many tuning scenes, all verbs and motions in turn: to calibrate and to choose by, never to judge by."""
+    verbs, seed = (*tasks.VERBS, *tasks.MOTIONS), FIRST_TUNING_SCENE // SCENES_PER_SEED
+    each = -(-count // len(verbs))
+    asked = [_asking(verb, None, seed, i * SCENES_PER_SEED // len(verbs), each) for i, verb in enumerate(verbs)]
+    return [scenes_of[i] for i in range(each) for scenes_of in asked][:count]
+
+
 def verbs_of(split: str) -> tuple[str, ...]:
     """The verbs and motions that a split asks, in the order of the task list."""
     return tuple(

@@ -1,73 +1,230 @@
-"""float32 graphs -> int8 QDQ graphs, calibrated on real trajectories at the timesteps that are really used.
+"""float32 graphs -> the files of every other precision.
 
-Two files a graph. S8S8 (symmetric, per-channel weights, float bias, float outputs) is what TensorRT, VNNI and
-ARM run. U8S8 with reduced range is for AVX2 without VNNI, whose 16-bit sums saturate on anything wider (17 % error
-against 2 %). Only the trunk's matrices and the encoder's inner convolutions are quantized: embeddings, modulation,
-heads and the first and last convolution stay float.
+    precision  file             for                       weights                   activations
+    int8       NAME.s8s8.onnx   TensorRT, CUDA            int8, a scale a column    int8, one scale, calibrated
+               NAME.u8s8.onnx   a CPU with AVX2 alone     7 bits, a scale a column  uint8, one scale, of the run
+               NAME.full.onnx   a CPU with VNNI, or ARM   int8, a scale a column    uint8, one scale, of the run
+    fp16       NAME.fp16.onnx   GPUs                      float16                   float16; boundary float32
+    w8, w4     NAME.w8.onnx ..  CPU and CUDA              8, 4 bits in blocks       float32
+
+S8S8 is what TensorRT takes: symmetric, explicit Q/DQ pairs, float bias, no quantized outputs. ONNX Runtime's CPU
+provider unpacks such weights in every run (0.85 ms against 0.26 ms of float32 for `video_step`), so a CPU gets
+integer matrices with float results: DynamicQuantizeLinear and MatMulInteger, which it fuses into one kernel. Their
+activations' range is that of the very tensor, which also halves the error. AVX2 without VNNI sums 8-bit products in 16
+bits that saturate (17 % error against 2 %), so its weights have 7 bits.
+
+Only the trunk's matrices and the encoder's inner convolutions are quantized so (`layers.trunk`); a matrix whose rounded
+activations hurt can keep them in float, its weights int8 all the same (`Recipe.keep`, chosen by `sensitivity`).
 """
 
 import contextlib
 import io
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from dzedge.bundle import Variant
-from dzedge.export.model.latent import SCALE
-from dzedge.export.model.moments import Moments
-from dzedge.export.sampler import Case, Feed, Graphs
+from dzedge.errors import UsageError
+from dzedge.export import gptq, layers, migration
+from dzedge.export.calibration import Feed, Feeds, Reader
 
-QUANTIZED = ("frame_encoder", "prefill", "video_step", "action_step")
-LEAST_FEATURES = 64
-"""A matrix narrower than this on either side is an embedding or a head."""
-
-
-class Feeds(CalibrationDataReader):
-    """Recorded inputs, one after the other."""
-
-    def __init__(self, feeds: Iterable[Feed]) -> None:
-        self._feeds: Iterator[Feed] = iter(feeds)
-
-    def get_next(self) -> Feed | None:
-        return next(self._feeds, None)
-
-
-def record(graphs: Graphs, cases: list[Case]) -> dict[str, list[Feed]]:
-    """Every input that every graph sees while it decides these cases."""
-    seen: dict[str, list[Feed]] = defaultdict(list)
-    for seed, case in enumerate(cases):
-        graphs.answer(case, seed, watch=lambda graph, feed: seen[graph].append(feed))
-    return seen
+INT8_FORMS = ("u8s8", "full", "s8s8")
+SEEN = {"s8s8": ("cuda|tensorrt", "gpu"), "u8s8": ("cpu", "avx2"), "full": ("cpu", "vnni|neon")}
+"""Provider and instruction sets of an int8 file."""
+ONCE = ("text", "modulation", "frame_decoder")
+"""Graphs that run once a task, or when one looks: nothing is gained by rounding their activations."""
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+BLOCKS = (32, 16)
+"""Weights that share a scale in w8 and w4: ONNX Runtime's CUDA kernels have 32 alone."""
+DELICATE = ("LayerNormalization", "Softmax", "Sin", "Cos", "Div", "Pow", "ReduceSum", "ReduceMean", "ReduceLogSumExp")
+"""Operators that keep float32 in an fp16 graph: sums over many numbers, angles, and what divides by 1 - t."""
 
 
-def chosen_nodes(path: Path) -> list[str]:
-    """Names of the nodes to quantize: wide matrices by constant weights, and all but the first and last convolution."""
-    model = onnx.load(str(path))
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    wide = [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "MatMul" and min(shapes.get(node.input[1], (0,))) >= LEAST_FEATURES
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How graphs are quantized. method: of calibration, a key of METHODS; strength: of the scale migration, 0 for none;
+    keep: nodes that compute in float in int8 files, as `sensitivity` names them, "GRAPH/NODE"."""
+
+    method: str = "minmax"
+    strength: float = migration.STRENGTH
+    keep: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"calibration {self.method!r}: must be one of {', '.join(METHODS)}; change it")
+        if not 0.0 <= self.strength <= 1.0:
+            raise UsageError(f"migration strength {self.strength}: must be 0 to 1; change it")
+
+
+def build(
+    files: Mapping[str, Path], feeds: Feeds, precisions: Sequence[str], recipe: Recipe = Recipe()
+) -> dict[str, list[Variant]]:
+    """Writes the files of those precisions beside the float ones, for every graph in which there is something to gain.
+
+    files: NAME.fp32.onnx by graph; feeds: recorded inputs by graph, for int8. Returns the manifest's variants by graph,
+    without the float ones. Raises UsageError for a precision that is not made here, or int8 without recorded inputs.
+    """
+    unknown = set(precisions) - {"fp32", "fp16", "int8", "w8", "w4"}
+    if unknown:
+        raise UsageError(
+            f"precision {min(unknown)!r}: must be fp32, fp16, int8, w8 or w4; fp8 and nvfp4 are `quantize_modelopt`'s"
+        )
+    variants: dict[str, list[Variant]] = {}
+    for name, source in files.items():
+        found: list[Variant] = []
+        if "int8" in precisions:
+            found += _int8(name, source, feeds.get(name, []), recipe)
+        if "fp16" in precisions:
+            file = write(half(onnx.load(str(source))), path_of(source, "fp16")).name
+            found.append(Variant(file=file, precision="fp16", ep="any", isa="any"))
+        for bits in (8, 4):
+            if f"w{bits}" in precisions and (model := weights_only(onnx.load(str(source)), bits, feeds.get(name, ()))):
+                file = write(model, path_of(source, f"w{bits}")).name
+                found.append(Variant(file=file, precision="w8" if bits == 8 else "w4", ep="cpu|cuda", isa="any"))
+        variants[name] = found
+    return variants
+
+
+def _int8(name: str, source: Path, feeds: Sequence[Feed], recipe: Recipe) -> list[Variant]:
+    model = onnx.load(str(source))
+    keep = {node.partition("/")[2] for node in recipe.keep if node.partition("/")[0] == name}
+    if name in ONCE or not [layer for layer in layers.trunk(model) if layer.node not in keep]:
+        return []
+    if not feeds:
+        raise UsageError(f"graph {name}: no recorded inputs to calibrate int8 with; record some (export.calibration)")
+    with tempfile.TemporaryDirectory() as folder:
+        maker = Int8(model, feeds, Path(folder), recipe)
+        for form in INT8_FORMS:
+            write(maker.make(form, keep), path_of(source, form))
+    return [
+        Variant(file=path_of(source, form).name, precision="int8", ep=SEEN[form][0], isa=SEEN[form][1])
+        for form in INT8_FORMS
     ]
-    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    return wide + convolutions[1:-1]
+
+
+def path_of(source: Path, form: str) -> Path:
+    """NAME.fp32.onnx -> NAME.FORM.onnx."""
+    return source.with_name(f"{source.name.partition('.')[0]}.{form}.onnx")
+
+
+def write(model: onnx.ModelProto, path: Path) -> Path:
+    """Compact, then to a file."""
+    onnx.save(layers.compact(model), str(path))
+    return path
+
+
+class Int8:
+    """int8 forms of one graph, calibrated once for however many are made.
+
+    feeds: recorded inputs; folder: for scratch files, the graph's own; layers: what is quantized, where it is not kept.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path, recipe: Recipe = Recipe()
+    ) -> None:  # fmt: skip
+        self._feeds, self._folder, self._method = feeds, folder, METHODS[recipe.method]
+        self._model = migration.migrate(model, feeds, recipe.strength)
+        self.layers = layers.trunk(model)
+
+    def make(self, form: str, keep: Container[str] = ()) -> onnx.ModelProto:
+        """One of INT8_FORMS. keep: names of nodes whose activations stay float; matrices' weights do not."""
+        model, boards = self._model, form == "s8s8"
+        chosen = [layer for layer in self.layers if layer.node not in keep]
+        stored = [layer for layer in self.layers if layer.node in keep and layer.op != "Conv"]
+        matrices = [layer.node for layer in chosen if layer.op != "Conv"]
+        convolutions = [layer.node for layer in chosen if layer.op == "Conv"]
+        bits = 7 if form == "u8s8" else 8
+        with _quiet():
+            made = self._pairs(model, matrices + convolutions if boards else convolutions, boards, reduced=bits < 8)
+            tables = [layer for layer in layers.single_rows(made) if layer.node not in keep]
+            made = layers.store_small(made, [*tables, *stored])
+            return made if boards else _integer_matrices(made, matrices, bits, self._folder)
+
+    def _pairs(self, model: onnx.ModelProto, nodes: list[str], boards: bool, reduced: bool = False) -> onnx.ModelProto:
+        """Q/DQ pairs around nodes. boards: symmetric S8S8 with float results; else U8S8 with quantized results: only
+        then does the CPU provider run integer convolutions. reduced: weights of 7 bits. Returns a model of its own."""
+        source, target = self._folder / "source.onnx", self._folder / "target.onnx"
+        onnx.save(model, str(source))
+        if not nodes:
+            return onnx.load(str(source))
+        quantize_static(
+            str(source),
+            str(target),
+            Reader(self._feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Conv"],
+            per_channel=True,
+            reduce_range=reduced,
+            activation_type=QuantType.QInt8 if boards else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=nodes,
+            calibrate_method=self._method,
+            calibration_cache_path=str(self._folder / "ranges.json"),
+            extra_options={
+                "ActivationSymmetric": boards,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "DedicatedQDQPair": boards,
+                **({"OpTypesToExcludeOutputQuantization": ["MatMul", "Conv"]} if boards else {}),
+            },
+        )
+        return onnx.load(str(target))
+
+
+def _integer_matrices(model: onnx.ModelProto, nodes: list[str], bits: int, folder: Path) -> onnx.ModelProto:
+    """Matrices as DynamicQuantizeLinear and MatMulInteger: integer sums, float results."""
+    if not nodes:
+        return model
+    source, target = folder / "floats.onnx", folder / "integers.onnx"
+    onnx.save(layers.strip_shapes(model), str(source))
+    quantize_dynamic(
+        str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=bits < 8,
+        weight_type=QuantType.QInt8, nodes_to_quantize=nodes,
+    )  # fmt: skip
+    return onnx.load(str(target))
+
+
+def half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """float16 inside, float32 at the boundary and in DELICATE operators. Returns a model of its own."""
+    with _quiet():
+        made: onnx.ModelProto = convert_float_to_float16(
+            model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *DELICATE]
+        )
+    return made
+
+
+def weights_only(model: onnx.ModelProto, bits: int, feeds: Sequence[Feed] = ()) -> onnx.ModelProto | None:
+    """Wide matrices' weights in blocks of 8 or 4 bits (`gptq`); activations float32, as far as the graph says. feeds:
+    recorded inputs, which the rounding goes by. None where there is no such matrix."""
+    layers.as_products(model, layers.single_rows(model))
+    wide = [layer for layer in layers.layers(model) if layer.op == "MatMul" and layer.wide]
+    by_block = {block: [layer for layer in wide if _block(layer.shape[0]) == block] for block in BLOCKS}
+    if not any(by_block.values()):
+        return None
+    for block, chosen in by_block.items():
+        if chosen:
+            model = gptq.apply(model, chosen, bits, block, feeds)
+    return model
+
+
+def _block(inputs: int) -> int | None:
+    """The first of BLOCKS that divides a matrix's inputs."""
+    return next((block for block in BLOCKS if inputs % block == 0), None)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """The tools narrate on stdout and warn about shapes that are not there."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -75,96 +232,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-def quantize(source: Path, target: Path, feeds: list[Feed], boards: bool) -> Path:
-    """One graph. boards: S8S8 for VNNI, ARM and TensorRT; else U8S8 with reduced range for AVX2. Returns `target`.
-
-    The CPU file quantizes outputs too: only then does ONNX Runtime's CPU provider run integer kernels; with float
-    outputs it unpacks the weights at every run (video_step 1.28 ms against 0.47 ms, float32 0.49 ms).
-    """
-    with _quiet():
-        quantize_static(
-            str(source),
-            str(target),
-            Feeds(feeds),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=not boards,
-            activation_type=QuantType.QInt8 if boards else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=chosen_nodes(source),
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": boards,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,
-                "DedicatedQDQPair": boards,
-                **({"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm", "Conv"]} if boards else {}),
-            },
-        )
-    return target
-
-
-def quantize_all(files: dict[str, Path], feeds: dict[str, list[Feed]]) -> dict[str, list[Variant]]:
-    """NAME.u8s8.onnx and NAME.s8s8.onnx beside each float file. Returns the manifest's variants by graph."""
-    variants = {}
-    for name in QUANTIZED:
-        source = files[name]
-        narrow = quantize(source, source.with_name(f"{name}.u8s8.onnx"), feeds[name], boards=False)
-        board = quantize(source, source.with_name(f"{name}.s8s8.onnx"), feeds[name], boards=True)
-        variants[name] = [
-            Variant(file=narrow.name, precision="int8", ep="cpu", isa="avx2"),
-            Variant(file=board.name, precision="int8", ep="any", isa="vnni|neon|gpu"),
-        ]
-    return variants
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What quantization costs against float32, over held-out decisions.
-
-    action_mean, action_worst: [rad]; action_share: of the actions' root mean square; tip_mm: imagined last frame;
-    encoder_mm: tip of the encoded frame; both none where tokens are patches.
-    """
-
-    action_mean: float
-    action_worst: float
-    action_share: float
-    tip_mm: float | None
-    encoder_mm: float | None
-
-
-def loss(reference: Graphs, quantized: Graphs, cases: list[Case], moments: Moments) -> Loss:
-    """Both decide the same cases from the same noise."""
-    action, size, tip, encoder = [], [], [], []
-    for seed, case in enumerate(cases):
-        ours, theirs = quantized.answer(case, seed), reference.answer(case, seed)
-        action.append(np.abs(ours.offsets - theirs.offsets))
-        size.append(theirs.offsets**2)
-        tip.append(
-            _tip_mm(
-                _imagined(ours.latent, ours.residuals, moments) - _imagined(theirs.latent, theirs.residuals, moments)
-            )
-        )
-        encoder.append(_tip_mm(ours.latent - theirs.latent))
-    stacked, structured = np.array(action), reference.sizes.structured
-    return Loss(
-        float(stacked.mean()), float(stacked.max()), float(np.sqrt((stacked**2).mean() / np.mean(size))),
-        float(np.mean(tip)) if structured else None, float(np.mean(encoder)) if structured else None,
-    )  # fmt: skip
-
-
-def _imagined(latent: NDArray[np.float32], residuals: NDArray[np.float32], moments: Moments) -> NDArray[np.float64]:
-    return latent + residuals[-1] * moments.residual_std[-1]
-
-
-def _tip_mm(difference: NDArray[np.floating]) -> float:
-    return float(np.linalg.norm(difference[0, :3])) * SCALE * 1e3
-
-
-def with_variant(files: dict[str, Path], suffix: str) -> dict[str, Path]:
-    """The same graphs with each quantized one replaced. suffix: `u8s8` or `s8s8`."""
-    return {
-        name: path.with_name(f"{name}.{suffix}.onnx") if name in QUANTIZED else path for name, path in files.items()
-    }
