@@ -134,13 +134,14 @@ class Int8:
     ) -> None:  # fmt: skip
         self._feeds, self._folder, self._method = feeds, folder, METHODS[recipe.method]
         self._model = migration.migrate(model, feeds, recipe.strength)
-        self.layers = layers.trunk(model)
+        self.layers = layers.trunk(self._model)
 
     def make(self, form: str, keep: Container[str] = ()) -> onnx.ModelProto:
-        """One of INT8_FORMS. keep: names of nodes whose activations stay float; matrices' weights do not."""
+        """One of INT8_FORMS. keep: names of nodes that compute in float; weights that round well are int8 there too."""
         model, boards = self._model, form == "s8s8"
         chosen = [layer for layer in self.layers if layer.node not in keep]
-        stored = [layer for layer in self.layers if layer.node in keep and layer.op != "Conv"]
+        kept = [layer for layer in self.layers if layer.node in keep and layer.op != "Conv"]
+        stored = [layer for layer in kept if layers.rounds_well(model, layer)]
         matrices = [layer.node for layer in chosen if layer.op != "Conv"]
         convolutions = [layer.node for layer in chosen if layer.op == "Conv"]
         bits = 7 if form == "u8s8" else 8

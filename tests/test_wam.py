@@ -15,8 +15,8 @@ from dzedge.errors import BundleError, PolicyError
 from dzedge.export import stub
 from dzedge.export.stub import ASKED, STATE, frame, observation
 from dzedge.policies import WorldActionModel, load_policy
-from dzedge.policies.tokenizer import Tokenizer
 from dzedge.policies.sampler import Sampler
+from dzedge.policies.tokenizer import Tokenizer
 from dzedge.types import ActionPrefix, Frame, Observation
 
 MS = 1_000_000
