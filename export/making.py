@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from dzedge import bundle, suite
-from dzedge.bundle import Bundle, Section, Variant
+from dzedge.bundle import UNROLLED, Bundle, Section, Variant
 from dzedge.config import default_path
 from dzedge.config import load as load_robot
 from dzedge.engine import Machine
+from dzedge.errors import UsageError
 from dzedge.export import (
     bounds,
     calibration,
@@ -34,12 +35,14 @@ from dzedge.export import (
     quantize,
     sampler_errors,
     sensitivity,
+    unrolled,
 )
 from dzedge.export.calibration import Feeds
 from dzedge.export.card import card
 from dzedge.export.decisions import Decision, decide
 from dzedge.export.model.graphs import Graph
 from dzedge.export.model.latent import SCALE
+from dzedge.export.model.wam import Wam
 from dzedge.export.onnx import OPSET, export_all
 from dzedge.export.package import Release, samplers_of, section
 from dzedge.export.source import Source
@@ -67,9 +70,9 @@ SAMPLED = 32
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What to make. version: grows with every release; created: wall time; precisions: beside fp32; text: whether the
-    text graph goes along, or only what it makes of known instructions; limits: a table of bounds; sensitivity: forms of
-    int8, as `quantize.INT8_FORMS`, that choose which layers stay float; notes: a sentence for the card; pairs: of
-    held-out decisions that it is judged on."""
+    text graph goes along, or only what it makes of known instructions; unrolled: whether act.onnx does; limits: a table
+    of bounds; sensitivity: forms of int8, as `quantize.INT8_FORMS`, that choose which layers compute in float; notes: a
+    sentence for the card; pairs: of held-out decisions that it is judged on."""
 
     key: SecretKey
     version: int
@@ -77,6 +80,7 @@ class Wanted:
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     opset: int = OPSET
     text: bool = True
+    unrolled: bool = False
     limits: Path = bounds.DEFAULT
     sensitivity: tuple[str, ...] = ()
     notes: str = ""
@@ -158,6 +162,15 @@ class Making:
         self.variants = {
             name: [Variant(file=path.name, precision="fp32", ep="any", isa="any")] for name, path in self.files.items()
         }
+
+    def unroll(self) -> None:
+        """Besides, a whole chunk as one graph, for other programs. Raises UsageError for a family that has none."""
+        trained = self.trained
+        if not isinstance(trained.model, Wam):
+            raise UsageError(f"--unrolled: family {trained.family} has no {UNROLLED}, only wam has; leave it out")
+        unrolled.write(
+            self.folder, trained.model, trained.tokenizer.encoder, trained.moments, opset=self.wanted.opset
+        )
 
     def compare(self) -> None:
         """Float32 files with torch. Raises ParityError."""

@@ -55,6 +55,8 @@ def release(
         making.about()
         advance("graphs")
         making.graphs()
+        if wanted.unrolled:
+            making.unroll()
         advance("parity")
         making.compare()
         advance("prompts")
@@ -117,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--sensitivity", default="", help=f"keep sensitive layers in float: {','.join(INT8_FORMS)}")
     found.add_argument("--opset", type=int, choices=OPSETS, default=OPSET)
     found.add_argument("--no-text", action="store_true", help="only known instructions, without the text graph")
+    found.add_argument("--unrolled", action="store_true", help="act.onnx besides, a whole chunk as one graph")
     found.add_argument("--bounds", type=Path, default=bounds.DEFAULT, help="a TOML table of what may be lost")
     found.add_argument("--report", type=Path, help="write what was measured here too, as JSON")
     found.add_argument("--notes", default="", help="a sentence for the bundle's card")
@@ -135,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     wanted = Wanted(
         SecretKey.decode(options.key.read_text(), str(options.key)), options.version, options.created,
-        precisions_of(options.precisions), options.opset, not options.no_text, options.bounds,
+        precisions_of(options.precisions), options.opset, not options.no_text, options.unrolled, options.bounds,
         forms_of(options.sensitivity), options.notes,
     )  # fmt: skip
     with console.progress(f"export {options.out.stem}", len(STAGES)) as step:
