@@ -2,6 +2,7 @@
 # make test, lint     set up .venv-dev, run the tests, the linters and the type check
 # make bench          build/bench.json and its table
 # make judges         set up .venv-judges and let other people's programs check ours
+# make modelopt       set up .venv-modelopt: NVIDIA's quantizer, for fp8 and nvfp4
 # make floor          set up .venv-floor and run bundles under the oldest runtime that they must run under
 # make gpu-check      where a GPU is at hand: docs/results/gpu.md
 # make train [RECIPE=wam SEED=0]   data, tokenizer and one policy into checkpoints/: hours, not minutes, the first time
@@ -23,7 +24,7 @@ BUILD := pyproject.toml setup.py $(KERNELS)
 SOURCES := $(BUILD) $(shell find dzedge hardware export robots bundles -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
-.PHONY: install run test lint bench judges floor gpu-check train zeroshot clean
+.PHONY: install run test lint bench judges floor gpu-check train zeroshot modelopt clean
 
 install: .venv/.stamp
 
@@ -114,6 +115,11 @@ build/.inplace: .venv-dev/.stamp $(BUILD)
 	@.venv-floor/bin/python $(PIP) --no-deps --force-reinstall build/wheel/*.whl
 	@touch $@
 
+# NVIDIA's quantizer, for `dzedge.export.quantize_modelopt`: it pins an older onnx and brings 2 GB.
+modelopt: requirements-modelopt.txt
+	@test -x .venv-modelopt/bin/python || $(PYTHON) -m venv .venv-modelopt
+	@.venv-modelopt/bin/python $(PIP) -r requirements-modelopt.txt
+
 # physicalai pins other versions of the same things.
 .venv-physicalai/.stamp: build/wheel/.stamp requirements-physicalai.txt
 	@echo "installing dzedge and physicalai into .venv-physicalai"
@@ -123,6 +129,6 @@ build/.inplace: .venv-dev/.stamp $(BUILD)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-dev .venv-judges .venv-floor .venv-physicalai build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-dev .venv-judges .venv-floor .venv-physicalai .venv-modelopt build runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -f kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
