@@ -44,8 +44,8 @@ FPS, SIDE = 10, 96
 HALF = 256.0
 """Half a table [px]."""
 CAMERA, TASK = "observation.images.top", "push the tee onto its outline"
-CHANNEL = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
-FEATURES = {"observation.state": CHANNEL, "action": CHANNEL, CAMERA: {"dtype": "video"}}
+CHANNEL: dict[str, Any] = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
+FEATURES: dict[str, dict[str, Any]] = {"observation.state": CHANNEL, "action": CHANNEL, CAMERA: {"dtype": "video"}}
 
 
 class Player(Protocol):
