@@ -80,7 +80,6 @@ build/wheel/.stamp: $(SOURCES) build/env/.stamp
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python $(PIP) --no-compile "$$(echo build/wheel/*.whl)[cpu,sim,realsense]"
 	@.venv/bin/python $(PIP) --no-compile --no-deps --force-reinstall build/wheel/*.whl
-	@.venv/bin/python -m pip uninstall --quiet --yes setuptools
 	@touch $@
 
 build/env/.stamp: pyproject.toml
