@@ -187,7 +187,7 @@ def evaluate(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; none: one a core.")] = None,
     sampler: Annotated[str, typer.Option(help="auto: the bundle's own; or e.g. video_first(1,1), joint(4).")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8, w8, w4, fp8 or nvfp4.")] = "auto",
     execute: Annotated[int | None, typer.Option(help="Actions run before the next chunk; none: the robot's.")] = None,
     no_prefix: Annotated[bool, typer.Option("--no-prefix", help="Hide committed actions from the model.")] = False,
     delay: Annotated[float, typer.Option(min=0, max=2000, help="More latency than there is [ms].")] = 0.0,
