@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from dzedge.errors import UsageError
 from dzedge.export.model.graphs import Graph
-from dzedge.export.model.wan_config import Window
 from dzedge.export.model.wan_graphs import Examples, JointGraph, PrefillGraph
 from dzedge.export.model.wan_grid import Grid
 from dzedge.export.model.wan_joint import WanJoint
@@ -39,44 +38,6 @@ class ContextGraph(nn.Module):
     def forward(self, text: Tensor, image: Tensor | None = None) -> tuple[Tensor, Tensor]:
         key, value = self.trunk.context(text, image)
         return key.squeeze(0), value.squeeze(0)
-
-
-class ConditionedPrefill(nn.Module):
-    """`wan_graphs.PrefillGraph` with a condition beside the latents."""
-
-    def __init__(self, trunk: WanJoint, grid: Grid) -> None:
-        super().__init__()
-        self.trunk, self.grid = trunk, grid
-
-    def forward(
-        self, latent: Tensor, key: Tensor, value: Tensor, slot_pos: Tensor, valid: Tensor, key_text: Tensor,
-        value_text: Tensor, condition: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        window = Window(key.unsqueeze(0), value.unsqueeze(0), slot_pos, valid)
-        words = key_text.unsqueeze(0), value_text.unsqueeze(0)
-        new = self.trunk.prefill(self.grid.cells(latent), words, window, self.grid.cells(condition))
-        return new[0].squeeze(0), new[1].squeeze(0)
-
-
-class ConditionedStep(nn.Module):
-    """`wan_graphs.JointGraph` with a condition beside the video."""
-
-    def __init__(self, trunk: WanJoint, grid: Grid) -> None:
-        super().__init__()
-        self.trunk, self.grid = trunk, grid
-
-    def forward(
-        self, video: Tensor, action: Tensor, prefix: Tensor, prefix_mask: Tensor, state: Tensor, key: Tensor,
-        value: Tensor, slot_pos: Tensor, valid: Tensor, key_text: Tensor, value_text: Tensor, t_video: Tensor,
-        t_action: Tensor, condition: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        window = Window(key.unsqueeze(0), value.unsqueeze(0), slot_pos, valid)
-        words = key_text.unsqueeze(0), value_text.unsqueeze(0)
-        v_video, v_action = self.trunk(
-            self.grid.cells(video), action, prefix, prefix_mask, state.unsqueeze(1), words, window, t_video, t_action,
-            self.grid.cells(condition),
-        )  # fmt: skip
-        return self.grid.patches(v_video), v_action
 
 
 class Half(nn.Module):
@@ -126,13 +87,11 @@ def _trunk_graphs(trunk: WanJoint, rng: torch.Generator, frames: int) -> list[Gr
     # To the boundary a prompt's rows are one run, image tokens first.
     like = replace(config, text_tokens=config.text_tokens + config.image_tokens)
     examples, cells = Examples(like, grid, rng, frames), grid.rows * grid.columns
-    modules: tuple[nn.Module, nn.Module] = (PrefillGraph(trunk, grid), JointGraph(trunk, grid))
     inputs = [examples.prefill(), examples.joint_step()]
     if config.condition_channels:
-        modules = (ConditionedPrefill(trunk, grid), ConditionedStep(trunk, grid))
         for given, count in zip(inputs, (frames, config.frames), strict=True):
             given["condition"] = torch.randn(1, count, cells, config.condition_channels, generator=rng)
     return [
-        Graph("prefill", modules[0], inputs[0], ("new_key", "new_value")),
-        Graph("joint_step", modules[1], inputs[1], ("v_video", "v_action")),
+        Graph("prefill", PrefillGraph(trunk, grid), inputs[0], ("new_key", "new_value")),
+        Graph("joint_step", JointGraph(trunk, grid), inputs[1], ("v_video", "v_action")),
     ]

@@ -46,7 +46,7 @@ class TextGraph(nn.Module):
 
 
 class PrefillGraph(nn.Module):
-    """Rows of clean frames that have just come."""
+    """Rows of clean frames that have just come. condition: one more input where the trunk sees the first picture."""
 
     def __init__(self, trunk: WanJoint, grid: Grid) -> None:
         super().__init__()
@@ -54,16 +54,17 @@ class PrefillGraph(nn.Module):
 
     def forward(
         self, latent: Tensor, key: Tensor, value: Tensor, slot_pos: Tensor, valid: Tensor, key_text: Tensor,
-        value_text: Tensor,
+        value_text: Tensor, *condition: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         window = Window(key.unsqueeze(0), value.unsqueeze(0), slot_pos, valid)
         words = key_text.unsqueeze(0), value_text.unsqueeze(0)
-        new_key, new_value = self.trunk.prefill(self.grid.cells(latent), words, window)
+        picture = map(self.grid.cells, condition)
+        new_key, new_value = self.trunk.prefill(self.grid.cells(latent), words, window, *picture)
         return new_key.squeeze(0), new_value.squeeze(0)
 
 
 class JointGraph(nn.Module):
-    """One denoise pass over a block: video, actions and the joint state."""
+    """One denoise pass over a block: video, actions and the joint state. condition: as for PrefillGraph."""
 
     def __init__(self, trunk: WanJoint, grid: Grid) -> None:
         super().__init__()
@@ -72,13 +73,14 @@ class JointGraph(nn.Module):
     def forward(
         self, video: Tensor, action: Tensor, prefix: Tensor, prefix_mask: Tensor, state: Tensor, key: Tensor,
         value: Tensor, slot_pos: Tensor, valid: Tensor, key_text: Tensor, value_text: Tensor, t_video: Tensor,
-        t_action: Tensor,
+        t_action: Tensor, *condition: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         window = Window(key.unsqueeze(0), value.unsqueeze(0), slot_pos, valid)
         words = key_text.unsqueeze(0), value_text.unsqueeze(0)
         v_video, v_action = self.trunk(
-            self.grid.cells(video), action, prefix, prefix_mask, state.unsqueeze(1), words, window, t_video, t_action
-        )
+            self.grid.cells(video), action, prefix, prefix_mask, state.unsqueeze(1), words, window, t_video, t_action,
+            *map(self.grid.cells, condition),
+        )  # fmt: skip
         return self.grid.patches(v_video), v_action
 
 
