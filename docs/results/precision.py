@@ -22,7 +22,7 @@ FAMILIES = {
     "flow_vla": "Flow VLA (pi0.5-like), `euler(4)`",
     "dual_vla": "Dual-system VLA (GR00T-N1-like), `euler(4)`", "token_vla": "Token VLA (RT-2-like), `greedy`",
 }  # fmt: skip
-CLOSED = {"fp32": "fp32", "int8 (vnni or neon)": "int8"}
+CLOSED = {"fp32": "fp32", "int8 (vnni or neon)": "int8", "fp16": "fp16", "w8": "w8", "w4": "w4"}
 """Ways that are played in closed loop, and the name in their document's name."""
 SHOWN = 8
 """Layers in a table of sensitivities."""
