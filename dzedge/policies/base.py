@@ -1,5 +1,6 @@
 """What every policy family shares: the protocol, and what runs a bundle's graphs alike."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ class Imagination(Protocol):
         """Pictures of latents. Shape (F, K, C) -> (F, height, width, 3), RGB."""
 
 
-class BundledPolicy:
+class BundledPolicy(ABC):
     """A policy whose graphs lie in a bundle: loads them, embeds words, encodes frames, scales joints.
 
     bundle: opened; machine: what to run on; camera: (height, width) of the frames that will come; crop:
@@ -95,26 +96,26 @@ class BundledPolicy:
         """Encode a frame, once."""
         self.perception.slot(frame)
 
+    @abstractmethod
     def infer(self, observation: Observation, prefix: ActionPrefix, chunk_id: int) -> ActionChunk:
         """One chunk. Shape (H, J), [rad], absolute, targets for t_obs + (i + 1) * dt.
 
         Raises PolicyError when the prefix is longer than the model was trained for.
         """
-        raise NotImplementedError
 
     # ------------------------------------------------------- what a family adds
 
+    @abstractmethod
     def _choose(self, sampler: str) -> None:
         """Take a sampler as it is written. Raises PolicyError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _load(self) -> dict[str, NDArray[Any]]:
         """Load the family's own graphs; returns the input buffers that `text` is to fill, by its outputs' names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check(self, said: Mapping[str, tuple[int, ...]]) -> None:
         """Check the boundaries of those graphs. said: shapes of what `text` makes. Raises BundleError."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------- what it may use
 
@@ -155,6 +156,29 @@ class BundledPolicy:
     ) -> ActionChunk:
         future = self._nothing if imagined is None else imagined
         return ActionChunk(positions, future, observation.t_obs_ns, self.dt_ns, chunk_id, observation.epoch)
+
+
+class WorldModel(BundledPolicy):
+    """A policy that imagines, and whose latents can be looked at."""
+
+    _decoder: Graph | None = None
+
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Pictures of latents. Shape (F, K, C) -> (F, height, width, 3), RGB."""
+        if self._decoder is None:
+            self._decoder = load_graph(self._bundle, "frame_decoder", self._precision, self._machine)
+        pictures = []
+        for latent in latents:
+            self._decoder.inputs["latent"][0] = latent
+            self._decoder.run()
+            pixels = np.rint((self._decoder.outputs["image"][0] + 1.0) * 127.5).clip(0, 255)
+            pictures.append(pixels.astype(np.uint8).transpose(1, 2, 0))
+        return np.stack(pictures)
+
+    def latent(self, frame: Frame) -> NDArray[np.float32]:
+        """The clean latent of a frame, Shape (K, C); a copy."""
+        latent: NDArray[np.float32] = self.perception.kept["latent"][self.perception.slot(frame), 0]
+        return latent.copy()
 
 
 def shared(inputs: Inputs, *names: str) -> dict[str, NDArray[Any]]:

@@ -21,24 +21,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge.engine import Graph, load_graph
 from dzedge.errors import PolicyError
-from dzedge.policies.base import BundledPolicy, anchor_of, shared
+from dzedge.policies.base import WorldModel, anchor_of, shared
 from dzedge.policies.context import Shapes
 from dzedge.policies.modulation import Modulation
 from dzedge.policies.sampler import Sampler
 from dzedge.policies.statistics import Floats
-from dzedge.types import ActionChunk, ActionPrefix, Frame, Observation
+from dzedge.types import ActionChunk, ActionPrefix, Observation
 
 NO_FRAME = -1
 """In place of a capture time: the slot of the window is empty."""
 
 
-class WorldActionModel(BundledPolicy):
+class WorldActionModel(WorldModel):
     """A WAM bundle on this machine; see `BundledPolicy` for its arguments and errors."""
 
     sampler: Sampler
-    _decoder: Graph | None = None
     _inside: list[int]
     """Capture time of the frame in each slot of the window."""
 
@@ -93,17 +91,6 @@ class WorldActionModel(BundledPolicy):
         self._video[0] = np.where(still, 0.0, (future - current) / np.where(still, 1.0, scale))
         self._denoise_actions()
         return self._chunk(observation, self._positions(anchor), chunk_id, np.asarray(future, np.float32))
-
-    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Pictures of latents. Shape (F, K, C) -> (F, height, width, 3), RGB."""
-        if self._decoder is None:
-            self._decoder = load_graph(self._bundle, "frame_decoder", self._precision, self._machine)
-        return decode(self._decoder, latents)
-
-    def latent(self, frame: Frame) -> NDArray[np.float32]:
-        """The clean latent of a frame, Shape (K, C); a copy."""
-        latent: NDArray[np.float32] = self.perception.kept["latent"][self.perception.slot(frame), 0]
-        return latent.copy()
 
     def metres(self, latents: NDArray[np.float32]) -> Floats:
         """Latents in the units of the world: Shape (..., K, C), positions [m], presence 0..1."""
@@ -250,14 +237,3 @@ class WorldActionModel(BundledPolicy):
 
     def _positions(self, anchor: Floats) -> Floats:
         return self.statistics.positions(self._action[0], anchor)
-
-
-def decode(decoder: Graph, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Pictures of latents by the `frame_decoder` graph. Shape (F, K, C) -> (F, height, width, 3), RGB."""
-    pictures = []
-    for latent in latents:
-        decoder.inputs["latent"][0] = latent
-        decoder.run()
-        pixels = np.rint((decoder.outputs["image"][0] + 1.0) * 127.5).clip(0, 255)
-        pictures.append(pixels.astype(np.uint8).transpose(1, 2, 0))
-    return np.stack(pictures)

@@ -15,24 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dzedge.engine import Graph, load_graph
 from dzedge.errors import PolicyError
-from dzedge.policies.base import BundledPolicy, anchor_of, shared
+from dzedge.policies.base import WorldModel, anchor_of, shared
 from dzedge.policies.context import Shapes
 from dzedge.policies.sampler import Sampler
 from dzedge.policies.statistics import Floats
 from dzedge.policies.stream import FrameStream
-from dzedge.policies.wam import decode
-from dzedge.types import ActionChunk, ActionPrefix, Frame, Observation
+from dzedge.types import ActionChunk, ActionPrefix, Observation
 
 NOTHING = ActionPrefix(np.zeros((0, 0)))
 
 
-class JointWorldModel(BundledPolicy):
+class JointWorldModel(WorldModel):
     """A bundle of the coupled layout on this machine; see `BundledPolicy` for its arguments and errors."""
 
     sampler: Sampler
-    _decoder: Graph | None = None
 
     def reset(self, instruction: str) -> None:
         """Begin a task. Raises PolicyError for words that the model does not know; the old task stays."""
@@ -74,17 +71,6 @@ class JointWorldModel(BundledPolicy):
         self._video[0] = self._scaled(future)
         self._denoise_actions()
         return self._chunk(observation, self._positions(anchor), chunk_id, np.asarray(future, np.float32))
-
-    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Pictures of latents. Shape (F, K, C) -> (F, height, width, 3), RGB."""
-        if self._decoder is None:
-            self._decoder = load_graph(self._bundle, "frame_decoder", self._precision, self._machine)
-        return decode(self._decoder, latents)
-
-    def latent(self, frame: Frame) -> NDArray[np.float32]:
-        """The clean latent of a frame, Shape (K, C); a copy."""
-        latent: NDArray[np.float32] = self.perception.kept["latent"][self.perception.slot(frame), 0]
-        return latent.copy()
 
     # ------------------------------------------------------------------ graphs
 
