@@ -4,15 +4,15 @@
 
 wamprobe (0.1.0, Apache-2.0, no dependencies) restores one state, branches candidate actions from it, and compares the
 future that a model predicts for each with the true one: separation, direction, error, ranking. Its adapters answer
-`predict_future(context, action)`. A bundle has no such answer: its `video_step` is given no action. What it ties
-together are two links that can be wrong, and each is a probe:
+`predict_future(context, action)`. A bundle whose video stream can be told actions answers that; and every bundle ties
+together two links more that can be wrong. Each is a probe:
 
+    forward   candidate motions are told to `imagine`; predicted is the imagined tip: p(video | action)
     inverse   candidate motions are played; the true video goes to `infer_actions`; predicted is where those
               actions lead when they are played from the same state: p(action | video)
     dream     candidates are instructions; predicted is the imagined tip; true is where the model's own actions lead
               when they are played: does it do what it imagines?
-    forward   the question as wamprobe asks it, with `imagine`, which is not told the action: the control that has to
-              come out as "ignores the action"
+    untold    the same as forward, without the telling: the control that has to come out as "ignores the action"
 
 States are the tip's x and y [m] at the imagined frames; scenes are the tuning scenes (500 000 and up). wamprobe takes
 1e-12 m for standing still; here an arm at rest sags 2 mm, so ways are given to it with a dead band of STILL. Its
@@ -21,6 +21,7 @@ permutation test cannot fall below 1/6 with the three candidates of a dream, and
 
 import argparse
 import importlib
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,12 +172,14 @@ class Motions(Question):
 
     def truth(self, context: Any, action: Any) -> tuple[Vector, NDArray[np.float32]]:
         """Tips, Shape (F, 3), [m], and latents of the true frames, Shape (F, K, C)."""
-        table = self.bench.restore(int(context.context_id))
-        joints = table.observation.state.positions
+        return self.bench.play(self.chunk(self.bench.restore(int(context.context_id)), action), see=True)
+
+    def chunk(self, table: Table, action: Any) -> Vector:
+        """The targets of a candidate, Shape (H, J), [rad]."""
         steps = np.arange(1, self.bench.policy.horizon + 1)[:, None]
         places = table.tip + steps * (action.delta.x, action.delta.y, 0.0)
-        chunk = joints + np.array([solve(place) for place in places]) - solve(table.tip)
-        return self.bench.play(chunk, see=True)
+        wanted: Vector = np.array([solve(place) for place in places]) - solve(table.tip)
+        return table.observation.state.positions + wanted
 
 
 class Instructions(Question):
@@ -244,15 +247,16 @@ def inverse(question: Motions) -> Answer:
     return Answer("inverse", predict)
 
 
-def forward(question: Motions) -> Answer:
-    """What the model imagines, which it does without being told the action."""
+def forward(question: Motions, told: bool = True) -> Answer:
+    """What the model imagines when it is told the action, or, as a control, when it is not."""
     bench = question.bench
 
     def predict(context: Any, action: Any, seed: int) -> Vector:
         table = bench.restore(int(context.context_id))
-        return bench.policy.metres(bench.policy.imagine(table.observation, seed))[:, 0, :3]
+        actions = question.chunk(table, action) if told else None
+        return bench.policy.metres(bench.policy.imagine(table.observation, seed, actions))[:, 0, :3]
 
-    return Answer("forward", predict)
+    return Answer("forward" if told else "untold", predict)
 
 
 def dream(question: Instructions) -> Answer:
@@ -285,9 +289,11 @@ def probes(bench: Bench, contexts: int) -> dict[str, Figures]:
     motions = Motions(bench)
     suite = motions.suite(contexts)
     answers = {
-        "inverse": inverse(motions), "forward": forward(motions), "copy": baselines.CopyLastFrameAdapter(),
-        "reversed": baselines.WrongDirectionAdapter(motions),
+        "inverse": inverse(motions), "untold": forward(motions, told=False),
+        "copy": baselines.CopyLastFrameAdapter(), "reversed": baselines.WrongDirectionAdapter(motions),
     }  # fmt: skip
+    if bench.policy.follows_actions:
+        answers = {"forward": forward(motions)} | answers
     out = {name: ask(answer, motions, suite) for name, answer in answers.items()}
     for verb in ("reach", "circle"):
         question = Instructions(bench, verb)
@@ -300,11 +306,15 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--contexts", type=int, default=40)
     parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--json", type=Path, help="where to write all figures besides")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     bundle = open_bundle(options.bundle, allow_test_key=True)
     policy = WorldActionModel(bundle, Machine.detect(1), camera=(HEIGHT, WIDTH), sampler=options.sampler)
-    for probe, table in probes(Bench(policy), options.contexts).items():
+    found = probes(Bench(policy), options.contexts)
+    if options.json:
+        options.json.write_text(json.dumps({"contexts": options.contexts, "probes": found}) + "\n")
+    for probe, table in found.items():
         for metric, (mean, low, high) in table.items():
             log.info("%-13s %-40s %7.3f [%.3f, %.3f]", probe, metric, mean, low, high)
 

@@ -72,10 +72,17 @@ class TestInverse:
 
 
 class TestForward:
-    def test_imagining_is_not_told_the_action(self, bench: Bench) -> None:
-        """By design: the day this fails, a bundle imagines from actions and `forward` is a probe, not a control."""
+    def test_imagines_what_the_action_does(self, bench: Bench) -> None:
         question = Motions(bench)
-        found = mean(ask(forward(question), question, question.suite(4)))
+        found = mean(ask(forward(question), question, question.suite(CONTEXTS)))
+        assert found["counterfactual_direction_accuracy"] > 0.9
+        assert found["action_dependence"] > 0.75
+        assert found["action_dependence_permutation_p_value"] < 0.1
+        assert found["state_fde"] < 0.02
+
+    def test_without_telling_it_imagines_the_same(self, bench: Bench) -> None:
+        question = Motions(bench)
+        found = mean(ask(forward(question, told=False), question, question.suite(4)))
         assert found["action_dependence"] == 0.0 and found["action_dependence_permutation_p_value"] == 1.0
 
 
