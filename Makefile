@@ -2,6 +2,7 @@
 # make test, lint     set up .venv-dev, run the tests, the linters and the type check
 # make bench          build/bench.json and its table
 # make judges         set up .venv-judges and let other people's programs check ours
+# make camera-soak    300 starts and stops, 50 exits with everything running; a minute or two
 # make modelopt       set up .venv-modelopt: NVIDIA's quantizer, for fp8 and nvfp4
 # make floor          set up .venv-floor and run bundles under the oldest runtime that they must run under
 # make gpu-check      where a GPU is at hand: docs/results/gpu.md
@@ -24,7 +25,7 @@ BUILD := pyproject.toml setup.py $(KERNELS)
 SOURCES := $(BUILD) $(shell find dzedge hardware export robots bundles -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
-.PHONY: install run test lint bench judges floor gpu-check train zeroshot modelopt clean
+.PHONY: install run test lint bench judges camera-soak floor gpu-check train zeroshot modelopt clean
 
 install: .venv/.stamp
 
@@ -45,8 +46,12 @@ lint: build/.inplace .venv/.stamp
 bench: build/.inplace .venv/.stamp
 	.venv-dev/bin/python tests/bench $(BENCH)
 
-judges: .venv-judges/.stamp .venv-physicalai/.stamp
-	.venv-judges/bin/pytest -rs tests/judges
+camera-soak: build/.inplace
+	.venv-dev/bin/python tests/camera_soak.py
+
+judges: build/.inplace .venv-judges/.stamp .venv-physicalai/.stamp
+	DZEDGE_OPERATIONS=1000 .venv-judges/bin/pytest -rs tests/judges
+	DZEDGE_OPERATIONS=1000 .venv-dev/bin/pytest -rs tests/judges/test_servo_clients.py tests/judges/test_feetech_simulator.py
 	.venv-physicalai/bin/pytest -rs tests/judges/test_physicalai.py
 
 floor: build/.inplace .venv-floor/.stamp

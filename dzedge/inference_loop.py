@@ -82,12 +82,12 @@ class Inference:
 
     def _look(self, now_ns: int) -> bool:
         """Take in the newest frame, once. False when there is nothing new."""
-        record = self.mailboxes.frames[0].newest(after=self.seen)
+        ring = self.mailboxes.frames[0]
+        record = ring.frame() if ring.count > self.seen else None
         if record is None:
             return False
-        count, image, number, capture_ns, receive_ns = record
-        self.seen = count
-        frame = Frame(image, number, capture_ns, receive_ns)
+        self.seen, image, number, capture_ns, receive_ns, exposure_us, gain, _ = record
+        frame = Frame(image, number, capture_ns, receive_ns, exposure_us, gain)
         if self.eager:
             with self.marks.span("encode"):
                 self.policy.observe(frame)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from dzedge.bundle import Bundle
@@ -172,7 +173,8 @@ class Wire:
         camera = config.cameras[0]
         memory = bytearray(FrameRing.bytes_for(FRAME_SLOTS, camera.height, camera.width))
         self.ring = FrameRing(memory, FRAME_SLOTS, camera.height, camera.width)
-        self.capture = Capture(config, (rendered,), (self.ring,))
+        first = replace(config, cameras=config.cameras[:1])  # policies look through no other
+        self.capture = Capture(first, (rendered,), (self.ring,))
         self.clock = MonotonicClock()
         self.capture.start(self.clock.now_ns())
 

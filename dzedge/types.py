@@ -16,12 +16,15 @@ class Frame:
     image: Shape (height, width, 3), uint8, RGB. Owned by the frame.
     number: the camera's own frame number; a gap is a dropped frame.
     capture_ns, receive_ns: CLOCK_MONOTONIC [ns] of exposure and of arrival on this machine.
+    exposure_us, gain: as the camera reports them, [microseconds] and its own steps; -1 not known.
     """
 
     image: NDArray[np.uint8]
     number: int
     capture_ns: int
     receive_ns: int
+    exposure_us: int = -1
+    gain: int = -1
 
 
 @dataclass(frozen=True, slots=True)

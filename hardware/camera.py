@@ -35,6 +35,11 @@ class CameraInfo:
     port: str
     intrinsics: tuple[float, float, float, float] | None = None
 
+    @property
+    def stepped_down(self) -> bool:
+        """Whether a camera made for USB 3 runs on a USB 2 link: fewer modes, lower rates."""
+        return self.usb.startswith(("1", "2"))
+
 
 @dataclass(frozen=True, slots=True)
 class CameraHealth:
@@ -45,7 +50,7 @@ class CameraHealth:
     that librealsense refused; implausible: stamped after their arrival or over 1 s before; clock_resets,
     clock_steps, domain_switches: see ClockMap; domain: 0 hardware, 1 system, 2 global; transport_ns: kernel
     to pump, 0 unknown; exposure_us, gain: -1 unknown; restarts, resets: rungs of the recovery ladder that
-    were climbed.
+    were climbed; stream: which of the camera's.
     """
 
     state: CameraState
@@ -69,6 +74,52 @@ class CameraHealth:
     gain: int = -1
     restarts: int = 0
     resets: int = 0
+    stream: str = "color"
+
+
+def worst(healths: Sequence[CameraHealth]) -> CameraHealth:
+    """Of several streams, the one that fares worst; none is worse than absent."""
+    return max(healths, key=lambda health: (health.state is CameraState.ABSENT, health.state))
+
+
+START_NS = 3 * NS
+"""How long a started stream may take to its first frame."""
+LOST_NS = NS
+LATENCY_NS = 250_000_000
+"""What capture to arrival may take before frames count as late; colour cameras were measured at 66 to 140
+ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a stream counts as late, and when as lost. fps: of its mode; warmup: frames before it counts as live.
+
+    Late is 1.75 frame periods without a frame: looked at eight times a period, a stall is told within two, and a frame
+    that comes three quarters of a period late still passes.
+    """
+
+    fps: int
+    warmup: int = 0
+
+    @property
+    def late_ns(self) -> int:
+        return 7 * NS // (4 * self.fps)
+
+    @property
+    def look_ns(self) -> int:
+        """How often to look, for a stall to be told within two frame periods."""
+        return NS // (8 * self.fps)
+
+    def judge(self, started_ns: int, frames: int, receive_ns: int, capture_ns: int, now_ns: int) -> CameraState:
+        """The state of a stream started at `started_ns` whose newest of `frames` frames has these times."""
+        if not frames:
+            return CameraState.STARTING if now_ns - started_ns < START_NS else CameraState.LOST
+        silence_ns = now_ns - receive_ns
+        if silence_ns >= max(LOST_NS, 2 * self.late_ns):
+            return CameraState.LOST
+        if silence_ns >= self.late_ns or now_ns - capture_ns >= self.late_ns + LATENCY_NS:
+            return CameraState.LATE
+        return CameraState.WARMUP if frames < self.warmup else CameraState.LIVE
 
 
 class CameraConfig(Protocol):

@@ -10,132 +10,24 @@ import ctypes.util
 import functools
 import importlib.util
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dzedge.errors import CameraError
+from dzedge.hardware.librealsense_calls import CALLS, CODES, DELETERS, PUMPED, Intrinsics
 
 COLOR = 2
 DEPTH = 1
-FORMATS = {"z16": 1, "yuyv": 4, "rgb8": 5, "bgr8": 6}
-INFO = {"name": 0, "serial": 1, "firmware": 2, "port": 4, "usb": 9, "product_line": 10}
+INFRARED = 3
+STREAMS = {"color": (COLOR, 0), "depth": (DEPTH, 0), "infrared": (INFRARED, 1), "infrared2": (INFRARED, 2)}
+"""Kind and index of a camera's streams; its two infrared eyes are left and right."""
+FORMATS = {"z16": 1, "yuyv": 4, "rgb8": 5, "bgr8": 6, "y8": 9}
+INFO = {"name": 0, "serial": 1, "firmware": 2, "recommended": 3, "port": 4, "usb": 9, "product_line": 10}
 OLDEST = 25500
 """Lowest API version accepted: 2.55.0, where every function below exists."""
-
-
-class Intrinsics(ctypes.Structure):
-    """rs2_intrinsics."""
-
-    _fields_ = (
-        ("width", ctypes.c_int),
-        ("height", ctypes.c_int),
-        ("ppx", ctypes.c_float),
-        ("ppy", ctypes.c_float),
-        ("fx", ctypes.c_float),
-        ("fy", ctypes.c_float),
-        ("model", ctypes.c_int),
-        ("coefficients", ctypes.c_float * 5),
-    )
-
-
-class VideoStream(ctypes.Structure):
-    """rs2_video_stream."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("index", ctypes.c_int),
-        ("uid", ctypes.c_int),
-        ("width", ctypes.c_int),
-        ("height", ctypes.c_int),
-        ("fps", ctypes.c_int),
-        ("bpp", ctypes.c_int),
-        ("format", ctypes.c_int),
-        ("intrinsics", Intrinsics),
-    )
-
-
-CODES: dict[str, Any] = {
-    "v": None,
-    "p": ctypes.c_void_p,
-    "i": ctypes.c_int,
-    "l": ctypes.c_longlong,
-    "f": ctypes.c_float,
-    "s": ctypes.c_char_p,
-    "I": ctypes.POINTER(ctypes.c_int),
-    "F": ctypes.POINTER(ctypes.c_float),
-    "N": ctypes.POINTER(Intrinsics),
-    "V": VideoStream,
-}
-
-# Result and arguments, without the rs2_error** that comes last in each.
-CALLS = {
-    "rs2_create_context": "p:i",
-    "rs2_query_devices": "p:p",
-    "rs2_get_device_count": "i:p",
-    "rs2_create_device": "p:pi",
-    "rs2_supports_device_info": "i:pi",
-    "rs2_get_device_info": "s:pi",
-    "rs2_hardware_reset": "v:p",
-    "rs2_query_sensors": "p:p",
-    "rs2_get_sensors_count": "i:p",
-    "rs2_create_sensor": "p:pi",
-    "rs2_supports_sensor_info": "i:pi",
-    "rs2_get_sensor_info": "s:pi",
-    "rs2_get_stream_profiles": "p:p",
-    "rs2_get_stream_profiles_count": "i:p",
-    "rs2_get_stream_profile": "p:pi",
-    "rs2_get_stream_profile_data": "v:pIIIII",
-    "rs2_get_video_stream_resolution": "v:pII",
-    "rs2_get_video_stream_intrinsics": "v:pN",
-    "rs2_supports_option": "i:pi",
-    "rs2_set_option": "v:pif",
-    "rs2_get_option": "f:pi",
-    "rs2_get_option_range": "v:piFFFF",
-    "rs2_open": "v:pp",
-    "rs2_start_queue": "v:pp",
-    "rs2_stop": "v:p",
-    "rs2_close": "v:p",
-    "rs2_create_frame_queue": "p:i",
-    "rs2_create_software_device": "p:",
-    "rs2_software_device_add_sensor": "p:ps",
-    "rs2_software_device_register_info": "v:pis",
-    "rs2_software_sensor_add_video_stream_ex": "p:pVi",
-    "rs2_software_sensor_add_option": "v:piffffi",
-    "rs2_software_sensor_set_metadata": "v:pil",
-}
-
-DELETERS = (
-    "context",
-    "device_list",
-    "device",
-    "sensor_list",
-    "sensor",
-    "stream_profiles_list",
-    "frame_queue",
-)
-
-# Called by the kernels, by address.
-PUMPED = (
-    "rs2_try_wait_for_frame",
-    "rs2_release_frame",
-    "rs2_free_error",
-    "rs2_get_error_message",
-    "rs2_get_frame_number",
-    "rs2_get_frame_timestamp",
-    "rs2_get_frame_timestamp_domain",
-    "rs2_supports_frame_metadata",
-    "rs2_get_frame_metadata",
-    "rs2_get_frame_data",
-    "rs2_get_frame_data_size",
-    "rs2_get_frame_width",
-    "rs2_get_frame_height",
-    "rs2_get_frame_stride_in_bytes",
-    "rs2_get_frame_bits_per_pixel",
-    "rs2_software_sensor_on_video_frame",
-)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -149,6 +41,19 @@ class Mode:
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} at {self.fps} fps {self.format}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """One stream profile of a sensor, valid while the list it came from is held."""
+
+    profile: int
+    stream: int
+    index: int
+    mode: Mode
+
+    def of(self, stream: int, index: int | None) -> bool:
+        return self.stream == stream and index in (None, self.index)
 
 
 class Library:
@@ -258,42 +163,49 @@ class Sensor:
         self._opened = self._started = False
         self._release = lib.lease(self, "sensor", handle)
 
-    def modes(self, stream: int = COLOR) -> list[Mode]:
-        """The modes in which it can deliver `stream`, sorted; those in formats unknown here are left out."""
+    def modes(self, stream: int = COLOR, index: int | None = None) -> list[Mode]:
+        """The modes in which it can deliver `stream` (of that index, any without), sorted; those in formats unknown
+        here are left out."""
         with self._profiles() as profiles:
-            return sorted({mode for _, kind, mode in profiles if kind == stream and mode is not None})
+            return sorted({offer.mode for offer in profiles if offer.stream == stream and index in (None, offer.index)})
 
     @contextmanager
-    def _profiles(self) -> Iterator[list[tuple[int, int, Mode | None]]]:
+    def _profiles(self) -> Iterator[list[_Offer]]:
         names = {number: name for name, number in FORMATS.items()}
         call = self.lib.call
         with self.lib.held("stream_profiles_list", call("rs2_get_stream_profiles", self.handle)) as handles:
-            found: list[tuple[int, int, Mode | None]] = []
+            found: list[_Offer] = []
             for i in range(call("rs2_get_stream_profiles_count", handles)):
                 profile = call("rs2_get_stream_profile", handles, i)
                 kind, form, index, uid, fps, width, height = (ctypes.c_int() for _ in range(7))
                 call("rs2_get_stream_profile_data", profile, kind, form, index, uid, fps)
-                mode = None
-                if kind.value in (COLOR, DEPTH) and form.value in names:
+                if kind.value in (COLOR, DEPTH, INFRARED) and form.value in names:
                     call("rs2_get_video_stream_resolution", profile, width, height)
                     mode = Mode(width.value, height.value, fps.value, names[form.value])
-                found.append((profile, kind.value, mode))
+                    found.append(_Offer(profile, kind.value, index.value, mode))
             yield found
 
     def open(self, mode: Mode, stream: int = COLOR) -> Intrinsics:
-        """Reserve the sensor in `mode`; returns the lens data. Raises CameraError when busy or not
-        offered."""
+        """`open_all` for one stream of any index."""
+        return self.open_all([(stream, None, mode)])[0]
+
+    def open_all(self, wanted: Sequence[tuple[int, int | None, Mode]]) -> list[Intrinsics]:
+        """Reserve the sensor for all its streams at once: (stream, index, mode), None for any index. Returns the lens
+        data of each. Raises CameraError when busy or not offered."""
         with self._profiles() as profiles:
-            for profile, kind, offered in profiles:
-                if kind == stream and offered == mode:
-                    intrinsics = Intrinsics()
-                    self.lib.call("rs2_get_video_stream_intrinsics", profile, intrinsics)
-                    self.lib.call("rs2_open", self.handle, profile)
-                    self._opened = True
-                    return intrinsics
-        raise CameraError(
-            f"sensor has no mode {mode}; choose one of: {', '.join(map(str, self.modes(stream)))}"
-        )
+            chosen: list[int] = []
+            lenses: list[Intrinsics] = []
+            for stream, index, mode in wanted:
+                handle = next((o.profile for o in profiles if o.mode == mode and o.of(stream, index)), None)
+                if handle is None:
+                    names = ", ".join(map(str, self.modes(stream, index)))
+                    raise CameraError(f"sensor has no mode {mode}; choose one of: {names or 'none'}")
+                lenses.append(Intrinsics())
+                self.lib.call("rs2_get_video_stream_intrinsics", handle, lenses[-1])
+                chosen.append(handle)
+            self.lib.call("rs2_open_multiple", self.handle, (ctypes.c_void_p * len(chosen))(*chosen), len(chosen))
+            self._opened = True
+            return lenses
 
     def supports(self, option: str) -> bool:
         """Whether it has `option`, e.g. `auto_exposure_priority`."""

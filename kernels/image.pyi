@@ -8,6 +8,7 @@ class ImagePlan:
     width: int
     crop: tuple[int, int, int, int]
     order: str
+    source: str
     def __init__(
         self,
         source_height: int,
@@ -18,5 +19,6 @@ class ImagePlan:
         scale: NDArray[np.float64] | float = ...,
         bias: NDArray[np.float64] | float = -1.0,
         order: str = "RGB",
+        source: str = "rgb",
     ) -> None: ...
     def run(self, src: NDArray[np.uint8], dst: NDArray[np.float32]) -> None: ...

@@ -26,7 +26,9 @@ cdef class Ring:
 cdef class FrameRing(Ring):
     cdef readonly Py_ssize_t height
     cdef readonly Py_ssize_t width
-    cdef void commit(self, int64 number, int64 capture_ns, int64 receive_ns) noexcept nogil
+    cdef readonly Py_ssize_t pixel_bytes
+    cdef void commit(self, int64 number, int64 capture_ns, int64 receive_ns, int64 exposure_us, int64 gain,
+                     int64 domain) noexcept nogil
 
 
 cdef class ChunkBox(Ring):

@@ -173,43 +173,76 @@ cdef class Ring:
 
 
 cdef class FrameRing(Ring):
-    """Camera frames, Shape (height, width, 3), uint8. Metadata: number, capture_ns, receive_ns."""
+    """Camera frames of one stream. pixel_bytes: 3 for colour, Shape (height, width, 3), uint8; 2 for depth, Shape
+    (height, width), uint16; 1 for infrared, Shape (height, width), uint8.
 
-    def __init__(self, memory, slots, height, width):
-        Ring.__init__(self, memory, slots, height * width * 3)
+    Metadata: number, capture_ns, receive_ns, exposure_us, gain, clock domain; the last three -1 where not known.
+    """
+
+    def __init__(self, memory, slots, height, width, pixel_bytes=3):
+        if pixel_bytes not in (1, 2, 3):
+            raise ValueError(f"frame ring of {pixel_bytes} bytes a pixel: must be 3 (colour), 2 (depth), 1 (infrared)")
+        Ring.__init__(self, memory, slots, height * width * pixel_bytes)
         self.height = height
         self.width = width
+        self.pixel_bytes = pixel_bytes
 
     @staticmethod
-    def bytes_for(slots, height, width):
+    def bytes_for(slots, height, width, pixel_bytes=3):
         """Bytes that a frame ring needs."""
-        return Ring.size(slots, height * width * 3)
+        return Ring.size(slots, height * width * pixel_bytes)
 
-    cdef void commit(self, int64 number, int64 capture_ns, int64 receive_ns) noexcept nogil:
+    cdef void commit(self, int64 number, int64 capture_ns, int64 receive_ns, int64 exposure_us, int64 gain,
+                     int64 domain) noexcept nogil:
         """Publish the slot that `begin` returned."""
         cdef int64[META] meta
         meta[0] = number
         meta[1] = capture_ns
         meta[2] = receive_ns
-        meta[3] = meta[4] = meta[5] = 0
+        meta[3] = exposure_us
+        meta[4] = gain
+        meta[5] = domain
         self.publish(meta)
 
-    def put(self, image, number, capture_ns, receive_ns):
-        """Publish a frame. image: Shape (height, width, 3), uint8."""
-        if image.shape != (self.height, self.width, 3):
-            raise ValueError(f"frame of shape {image.shape}, ring takes ({self.height}, {self.width}, 3)")
-        self.write(np.ascontiguousarray(image).reshape(-1), (number, capture_ns, receive_ns))
+    def put(self, image, number, capture_ns, receive_ns, exposure_us=-1, gain=-1, domain=-1):
+        """Publish a frame. image: of the ring's shape. Raises ValueError on another."""
+        shape = (self.height, self.width) + ((3,) if self.pixel_bytes == 3 else ())
+        if image.shape != shape or image.dtype.itemsize * (3 if self.pixel_bytes == 3 else 1) != self.pixel_bytes:
+            raise ValueError(f"frame of shape {image.shape}, {image.dtype}, ring takes {shape}, "
+                             f"{self.pixel_bytes} bytes a pixel")
+        meta = (number, capture_ns, receive_ns, exposure_us, gain, domain)
+        self.write(np.ascontiguousarray(image).reshape(-1).view(np.uint8), meta)
 
     def newest(self, after=0):
         """(count, image, number, capture_ns, receive_ns) of the newest frame when more than `after` frames have
-        been published, else None. image: Shape (height, width, 3), a copy owned by the caller."""
+        been published, else None. image: of the ring's shape, a copy owned by the caller."""
         if self.published() <= after:
             return None
-        record = self.read()
+        record = self.frame()
+        return None if record is None else record[:5]
+
+    def frame(self, index=None):
+        """(count, image, number, capture_ns, receive_ns, exposure_us, gain, domain) of the newest frame or of number
+        `index` (0 = the first ever published); None when it is not there. image: a copy owned by the caller."""
+        record = self.read(index)
         if record is None:
             return None
         count, payload, meta = record
-        return count, payload.reshape(self.height, self.width, 3), meta[0], meta[1], meta[2]
+        if self.pixel_bytes == 3:
+            image = payload.reshape(self.height, self.width, 3)
+        else:
+            image = payload.view(np.uint16 if self.pixel_bytes == 2 else np.uint8).reshape(self.height, self.width)
+        return (count, image, *meta)
+
+    def stamps(self):
+        """(index, capture_ns) of every frame that can still be read, oldest first; none is copied."""
+        cdef int64[META] meta
+        cdef int64 index, count = self.published()
+        found = []
+        for index in range(max(0, count - self.slots + 1), count):
+            if self.fetch(index, NULL, 0, meta):
+                found.append((index, meta[1]))
+        return found
 
 
 cdef class ChunkBox(Ring):

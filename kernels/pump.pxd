@@ -20,6 +20,7 @@ ctypedef int (*Field)(void*, void**) noexcept nogil
 ctypedef int (*Supports)(void*, int, void**) noexcept nogil
 ctypedef long long (*Metadata)(void*, int, void**) noexcept nogil
 ctypedef const void* (*Data)(void*, void**) noexcept nogil
+ctypedef void (*Describe)(const void*, int*, int*, int*, int*, int*, void**) noexcept nogil
 
 
 cdef struct Library:
@@ -38,6 +39,8 @@ cdef struct Library:
     Field height
     Field stride
     Field bits
+    Data profile
+    Describe describe
 
 
 cdef struct SoftwareFrame:      # rs2_software_video_frame of rs_internal.h
@@ -53,6 +56,7 @@ cdef struct SoftwareFrame:      # rs2_software_video_frame of rs_internal.h
 
 
 ctypedef void (*Inject)(void*, SoftwareFrame, void**) noexcept nogil
+ctypedef void (*SetMetadata)(void*, int, int64, void**) noexcept nogil
 
 
 @cython.final
@@ -78,6 +82,9 @@ cdef class FramePump:
     cdef void* queue
     cdef readonly FrameRing ring
     cdef readonly ClockMap clock
+    cdef readonly int stream
+    cdef readonly int index
+    cdef readonly FramePump beside
     cdef int convert
     cdef int pixel_bytes
     cdef int64 stopping
@@ -88,6 +95,8 @@ cdef class FramePump:
     cdef _bind(self, addresses)
     cdef int _failed(self, void* error) noexcept nogil
     cdef int _turn(self, unsigned int timeout_ms) noexcept nogil
+    cdef int _route(self, void* frame, int64 receive_ns) noexcept nogil
+    cdef int _offer(self, void* frame, int64 receive_ns, int stream, int index) noexcept nogil
     cdef int _take(self, void* frame, int64 receive_ns) noexcept nogil
     cdef void _account(self, int64 commit_ns, void* frame, int64 number, int64 capture_ns, int64 receive_ns,
                        int64 realtime_ns) noexcept nogil
@@ -100,6 +109,8 @@ cdef class FramePump:
 @cython.final
 cdef class Feeder:
     cdef Inject on_frame
+    cdef SetMetadata set_metadata
+    cdef float depth_units
     cdef Release free_error
     cdef void* sensor
     cdef void* profile
@@ -113,6 +124,7 @@ cdef class Feeder:
     cdef int64[2 * TRACE] history
 
     cdef double _stamp(self, int64 capture_ns) noexcept nogil
-    cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns) noexcept nogil
+    cdef void _tell(self, int key, int64 value) noexcept nogil
+    cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns, int64 exposure_us, int64 gain) noexcept nogil
     cdef void _wait(self, int64 fed_ns, int64 interval_ns) noexcept nogil
     cdef void _loop(self) noexcept nogil

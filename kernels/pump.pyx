@@ -1,8 +1,9 @@
 """The camera's two threads without the GIL: pump (librealsense -> frame ring), feeder (ring -> librealsense).
 
 Both call librealsense's C API through addresses handed in by `dzedge.hardware.librealsense`, so neither a
-busy Python thread nor Python's own binding stands between a frame and its slot. One stream each, never a
-frameset: librealsense's syncer repeats the last frame of a stalled stream as if it were new.
+busy Python thread nor Python's own binding stands between a frame and its slot. Streams, never framesets:
+librealsense's syncer repeats the last frame of a stalled stream as if it were new. A sensor with several streams (a
+D405 has colour, depth and infrared on one) has one queue; its pump hands frames that are not its own to the next.
 
 ClockMap turns the stamp of a frame into CLOCK_MONOTONIC.
 """
@@ -13,7 +14,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strncpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, nanosleep, timespec
 
+import numpy as np
+
 from dzedge.kernels.mailbox cimport META, FrameRing, int64, uint8
+from dzedge.kernels.yuyv cimport yuyv_row
 
 
 cdef extern from *:
@@ -75,6 +79,9 @@ NAMES = (
 )
 
 FORMATS = {"rgb8": (COPY, 3), "bgr8": (SWAP, 3), "yuyv": (YUYV, 2)}
+"""Colour: what turns it into RGB, and bytes a pixel on arrival."""
+RAW = {"z16": (COPY, 2), "y8": (COPY, 1)}
+"""Depth and infrared, kept as they are."""
 
 
 cdef inline int64 now(int clock) noexcept nogil:
@@ -169,13 +176,22 @@ cdef class FramePump:
     """Moves frames of one stream from an rs2_frame_queue into a FrameRing.
 
     addresses: of the C functions, by name; queue: an rs2_frame_queue*; ring: this is its only writer;
-    pixels: "rgb8", "bgr8" or "yuyv", what the stream delivers. `run` is the body of a thread and returns
-    within 50 ms of `stop`; `poll` is one turn of it. The caller keeps the queue alive until `run` has
-    returned. Raises KeyError when an address or the format is missing.
+    pixels: what the stream delivers: "rgb8", "bgr8", "yuyv" (becomes RGB in a ring of 3 bytes a pixel, stays as it is
+    in one of 2), "z16" or "y8"; stream, index: which stream, 0 for whatever comes; beside: the pump of another stream
+    of the same queue, which gets what is not this one's and is not run itself. `run` is the body of a thread and
+    returns within 50 ms of `stop`; `poll` is one turn of it. The caller keeps the queue alive until `run` has
+    returned. Raises KeyError when an address or the format is missing, ValueError when the ring is of another kind.
     """
 
-    def __init__(self, addresses, size_t queue, FrameRing ring, pixels="rgb8"):
-        self.convert, self.pixel_bytes = FORMATS[pixels]
+    def __init__(self, addresses, size_t queue, FrameRing ring, pixels="rgb8", int stream=0, int index=0,
+                 FramePump beside=None):
+        self.convert, self.pixel_bytes = (FORMATS | RAW)[pixels]
+        if ring.pixel_bytes == self.pixel_bytes and self.convert == YUYV:
+            self.convert = COPY
+        if ring.pixel_bytes != (self.pixel_bytes if self.convert == COPY else 3):
+            raise ValueError(f"frame ring of {ring.pixel_bytes} bytes a pixel for {pixels}: colour takes 3, depth 2, "
+                             "infrared 1")
+        self.stream, self.index, self.beside = stream, index, beside
         self.queue = <void*>queue
         self.ring = ring
         self.clock = ClockMap()
@@ -198,6 +214,8 @@ cdef class FramePump:
         lib.height = <Field><size_t>addresses["rs2_get_frame_height"]
         lib.stride = <Field><size_t>addresses["rs2_get_frame_stride_in_bytes"]
         lib.bits = <Field><size_t>addresses["rs2_get_frame_bits_per_pixel"]
+        lib.profile = <Data><size_t>addresses["rs2_get_frame_stream_profile"]
+        lib.describe = <Describe><size_t>addresses["rs2_get_stream_profile_data"]
 
     def run(self):
         """Pump until `stop`. Releases the GIL for the whole time."""
@@ -251,9 +269,36 @@ cdef class FramePump:
             return -1
         if not got:
             return 0
-        got = self._take(frame, receive_ns)
+        got = self._route(frame, receive_ns)
         self.library.release(frame)
         return got
+
+    cdef int _route(self, void* frame, int64 receive_ns) noexcept nogil:
+        """Give the frame to the pump whose stream it is of; rejected by this one where it is nobody's."""
+        cdef void* error = NULL
+        cdef const void* profile
+        cdef int stream = 0, form = 0, index = 0, uid = 0, fps = 0
+        cdef int got
+        if self.stream == 0:
+            return self._take(frame, receive_ns)
+        profile = self.library.profile(frame, &error)
+        if error == NULL:
+            self.library.describe(profile, &stream, &form, &index, &uid, &fps, &error)
+        if self._failed(error):
+            return -1
+        got = self._offer(frame, receive_ns, stream, index)
+        if got < 0:
+            pump_set(&self.counters[REJECTED], self.counters[REJECTED] + 1)
+        return 1
+
+    cdef int _offer(self, void* frame, int64 receive_ns, int stream, int index) noexcept nogil:
+        """Take the frame, or pass it on; -1 where nobody wants it."""
+        if stream == self.stream and index == self.index:
+            self._take(frame, receive_ns)
+            return 1
+        if self.beside is None:
+            return -1
+        return self.beside._offer(frame, receive_ns, stream, index)
 
     cdef int _take(self, void* frame, int64 receive_ns) noexcept nogil:
         cdef void* error = NULL
@@ -282,7 +327,9 @@ cdef class FramePump:
         if capture_ns > receive_ns or receive_ns - capture_ns > OLD_NS:
             pump_set(&count[IMPLAUSIBLE], count[IMPLAUSIBLE] + 1)
         capture_ns = min(capture_ns, receive_ns)
-        self.ring.commit(number, capture_ns, receive_ns)
+        pump_set(&count[EXPOSURE_US], self._meta(frame, EXPOSURE))
+        pump_set(&count[GAIN_LEVEL], self._meta(frame, GAIN))
+        self.ring.commit(number, capture_ns, receive_ns, count[EXPOSURE_US], count[GAIN_LEVEL], self.clock.domain)
         self._account(now(CLOCK_MONOTONIC), frame, number, capture_ns, receive_ns, realtime_ns)
         return 1
 
@@ -302,8 +349,6 @@ cdef class FramePump:
         pump_set(&count[RESETS], self.clock.resets)
         pump_set(&count[STEPS], self.clock.steps)
         pump_set(&count[SWITCHES], self.clock.switches)
-        pump_set(&count[EXPOSURE_US], self._meta(frame, EXPOSURE))
-        pump_set(&count[GAIN_LEVEL], self._meta(frame, GAIN))
         if backend_ms > 0:
             pump_set(&count[TRANSPORT], receive_ns + realtime_ns - backend_ms * 1000000)
         pump_set(&count[FRAMES], count[FRAMES] + 1)
@@ -349,12 +394,13 @@ cdef class FramePump:
 
     cdef void _copy(self, const uint8* source, int stride, uint8* target) noexcept nogil:
         cdef Py_ssize_t x, height = self.ring.height, width = self.ring.width
-        if self.convert == COPY and stride == 3 * width:
+        cdef Py_ssize_t row = self.ring.pixel_bytes * width
+        if self.convert == COPY and stride == row:
             memcpy(target, source, height * stride)
             return
         for _ in range(height):
             if self.convert == COPY:
-                memcpy(target, source, 3 * width)
+                memcpy(target, source, row)
             elif self.convert == SWAP:
                 for x in range(width):
                     target[3 * x] = source[3 * x + 2]
@@ -363,7 +409,7 @@ cdef class FramePump:
             else:
                 yuyv_row(source, target, width)
             source += stride
-            target += 3 * width
+            target += row
 
 
 cdef list rows(const int64* table, int width, int64 count):
@@ -372,37 +418,23 @@ cdef list rows(const int64* table, int width, int64 count):
     return [tuple([table[width * (i % TRACE) + j] for j in range(width)]) for i in range(first, count)]
 
 
-cdef inline uint8 clip(int value) noexcept nogil:
-    return <uint8>(0 if value < 0 else 255 if value > 255 else value)
-
-
-cdef void yuyv_row(const uint8* source, uint8* target, Py_ssize_t width) noexcept nogil:
-    """ITU-R BT.601, limited range, in 8.8 fixed point: the conversion librealsense does for RGB8."""
-    cdef Py_ssize_t x
-    cdef int c, d, e
-    for x in range(width):
-        c = 298 * (source[2 * x] - 16) + 128
-        d = source[4 * (x // 2) + 1] - 128
-        e = source[4 * (x // 2) + 3] - 128
-        target[3 * x] = clip((c + 409 * e) >> 8)
-        target[3 * x + 1] = clip((c - 100 * d - 208 * e) >> 8)
-        target[3 * x + 2] = clip((c + 516 * d) >> 8)
-
-
 @cython.final
 cdef class Feeder:
-    """Injects what appears in a FrameRing into a librealsense software sensor, with number and capture time.
+    """Injects what appears in a FrameRing into a librealsense software sensor, with number, capture time and, where
+    the ring tells them, exposure and gain.
 
     sensor, profile: rs2_sensor* and rs2_stream_profile* of the software device; ring: written by the
     simulator, maybe in another process; domain: 0 hardware, 1 system, 2 global; phase_ns: what the hardware
-    clock read at CLOCK_MONOTONIC 0. `run` is the body of a thread; only frames published after its start
-    are fed, in order, and those overwritten before their turn are left out, so that the receiver sees a gap
-    in the numbers.
+    clock read at CLOCK_MONOTONIC 0; depth_units: metres of one count of a depth stream. `run` is the body of a
+    thread; only frames published after its start are fed, in order, and those overwritten before their turn are left
+    out, so that the receiver sees a gap in the numbers.
     """
 
     def __init__(self, addresses, size_t sensor, size_t profile, FrameRing ring, int domain=SYSTEM,
-                 int64 phase_ns=0):
+                 int64 phase_ns=0, float depth_units=0):
+        self.depth_units = depth_units
         self.on_frame = <Inject><size_t>addresses["rs2_software_sensor_on_video_frame"]
+        self.set_metadata = <SetMetadata><size_t>addresses["rs2_software_sensor_set_metadata"]
         self.free_error = <Release><size_t>addresses["rs2_free_error"]
         self.sensor = <void*>sensor
         self.profile = <void*>profile
@@ -423,18 +455,17 @@ cdef class Feeder:
         """Allow `run` again after `stop`."""
         pump_set(&self.stopping, 0)
 
-    def inject(self, image, int64 number, int64 capture_ns):
-        """Inject one frame now. image: uint8, Shape (height, width, 3). Raises ValueError on another
-        shape."""
-        cdef const uint8[:, :, ::1] pixels = image
-        if (pixels.shape[0], pixels.shape[1], pixels.shape[2]) != (self.ring.height, self.ring.width, 3):
-            wanted = (self.ring.height, self.ring.width, 3)
-            raise ValueError(f"frame of shape {image.shape}, sensor takes {wanted}")
+    def inject(self, image, int64 number, int64 capture_ns, int64 exposure_us=-1, int64 gain=-1):
+        """Inject one frame now. image: of the ring's shape. Raises ValueError on another."""
+        cdef const uint8[::1] pixels = np.ascontiguousarray(image).reshape(-1).view(np.uint8)
+        if image.shape[:2] != (self.ring.height, self.ring.width) or pixels.shape[0] != self.ring.payload_bytes:
+            wanted = (self.ring.height, self.ring.width, self.ring.pixel_bytes)
+            raise ValueError(f"frame of shape {image.shape}, {image.dtype}, sensor takes {wanted} bytes")
         cdef uint8* copy = <uint8*>malloc(self.ring.payload_bytes)
         if copy == NULL:
             raise MemoryError
-        memcpy(copy, &pixels[0, 0, 0], self.ring.payload_bytes)
-        return self._send(copy, number, capture_ns)
+        memcpy(copy, &pixels[0], self.ring.payload_bytes)
+        return self._send(copy, number, capture_ns, exposure_us, gain)
 
     def detach(self):
         """Inject nothing more, ever: the sensor's handle is about to go. `run` has returned before."""
@@ -458,7 +489,15 @@ cdef class Feeder:
             return <double>(((capture_ns + self.phase_ns) // 1000) & MASK) * 1e-3
         return <double>(capture_ns + realtime_offset()) * 1e-6
 
-    cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns) noexcept nogil:
+    cdef void _tell(self, int key, int64 value) noexcept nogil:
+        """Metadata of the frames from now on; nothing for a value that is not known."""
+        cdef void* error = NULL
+        if value > 0:
+            self.set_metadata(self.sensor, key, value, &error)
+            if error != NULL:
+                self.free_error(error)
+
+    cdef int _send(self, uint8* pixels, int64 number, int64 capture_ns, int64 exposure_us, int64 gain) noexcept nogil:
         """Hand `pixels` (from malloc) to librealsense, which frees them when the frame's last holder lets
         go."""
         cdef SoftwareFrame frame
@@ -468,13 +507,15 @@ cdef class Feeder:
             return 0
         frame.pixels = pixels
         frame.deleter = free
-        frame.stride = <int>(3 * self.ring.width)
-        frame.bpp = 3
+        frame.stride = <int>(self.ring.pixel_bytes * self.ring.width)
+        frame.bpp = <int>self.ring.pixel_bytes
         frame.timestamp = self._stamp(capture_ns)
         frame.domain = self.domain
         frame.frame_number = <int>number
         frame.profile = self.profile
-        frame.depth_units = 0
+        frame.depth_units = self.depth_units
+        self._tell(EXPOSURE, exposure_us)
+        self._tell(GAIN, gain)
         self.history[2 * (self.fed % TRACE)] = number
         self.history[2 * (self.fed % TRACE) + 1] = now(CLOCK_MONOTONIC)
         self.on_frame(self.sensor, frame, &error)
@@ -513,7 +554,7 @@ cdef class Feeder:
                 seen = count - (self.ring.slots - 1)
             pixels = <uint8*>malloc(self.ring.payload_bytes)
             if pixels != NULL and self.ring.fetch(seen, pixels, self.ring.payload_bytes, meta):
-                self._send(pixels, meta[0], meta[1])
+                self._send(pixels, meta[0], meta[1], meta[3], meta[4])
             else:
                 free(pixels)
                 pump_set(&self.missed, self.missed + 1)

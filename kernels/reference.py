@@ -23,6 +23,23 @@ def area_rows(image: Array, output: int) -> Array:
     return np.diff(values, axis=0) * (output / len(image))
 
 
+BT601 = np.array([[298.0, 0.0, 409.0], [298.0, -100.0, -208.0], [298.0, 516.0, 0.0]]) / 256.0
+"""From (Y - 16, U - 128, V - 128) to RGB, limited range, rounded to n/256 as librealsense has it."""
+
+
+def yuyv_planes(image: NDArray[np.uint8]) -> Array:
+    """Y - 16, U - 128, V - 128 of every pixel. Shape (height, width, 2), uint8 -> Shape (height, width, 3)."""
+    height, width, _ = image.shape
+    groups = image.reshape(height, width // 2, 4).astype(np.float64)
+    luma = groups[:, :, [0, 2]].reshape(height, width)
+    u, v = (np.repeat(groups[:, :, i], 2, axis=1) for i in (1, 3))
+    return np.stack([luma - 16.0, u - 128.0, v - 128.0], axis=-1)
+
+
+def yuyv_to_rgb(src: NDArray[np.uint8], dst: NDArray[np.uint8]) -> None:
+    dst[:] = np.clip(np.floor(yuyv_planes(src) @ BT601.T + 0.5), 0, 255)
+
+
 class ImagePlan:
     """Crop, area resize, normalise, in float64 and whole arrays."""
 
@@ -36,16 +53,21 @@ class ImagePlan:
         scale: Array | float = 2 / 255,
         bias: Array | float = -1.0,
         order: str = "RGB",
+        source: str = "rgb",
     ) -> None:
+        self.source = source
         self.crop = crop or (0, 0, source_height, source_width)
         self.size = height, width
         self.scale, self.bias, self.order = scale, bias, order
 
     def run(self, src: NDArray[np.uint8], dst: NDArray[np.float32]) -> None:
         top, left, rows, columns = self.crop
-        image = src[top : top + rows, left : left + columns].astype(np.float64)
+        whole = yuyv_planes(src) if self.source == "yuyv" else src.astype(np.float64)
+        image = whole[top : top + rows, left : left + columns]
         image = area_rows(image, self.size[0]).swapaxes(0, 1)
         image = area_rows(image, self.size[1]).swapaxes(0, 1)
+        if self.source == "yuyv":
+            image = np.clip(image @ BT601.T, 0.0, 255.0)
         if self.order == "BGR":
             image = image[:, :, ::-1]
         dst[:] = (image * self.scale + self.bias).transpose(2, 0, 1)

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dzedge.kernels import image, reference
+from dzedge.kernels import image, reference, yuyv
 
 
 def interpreted(module: ModuleType) -> ModuleType:
@@ -137,6 +137,100 @@ class TestImagePlan:
         assert all((dst == want).all() for dst in outs)
 
 
+def yuyv_noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Any bytes: most of them colours that RGB does not have."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 2), dtype=np.uint8)
+
+
+def natural(height: int, width: int) -> np.ndarray:
+    """A smooth picture of moderate colours, all inside the RGB cube, as YUYV."""
+    v, u = np.mgrid[0:height, 0:width]
+    raw = np.empty((height, width, 2), np.uint8)
+    raw[..., 0] = 110 + 60 * np.sin(u / 9) * np.cos(v / 7)
+    raw[:, 0::2, 1] = 128 + 20 * np.sin(v / 11)[:, 0::2]
+    raw[:, 1::2, 1] = 128 + 20 * np.cos(u / 13)[:, 0::2]
+    return raw
+
+
+class TestYuyv:
+    GEOMETRIES = (
+        ((4, 8), None, (2, 4)),
+        ((5, 4), None, (5, 4)),  # no resize
+        ((8, 6), None, (3, 3)),  # a pair of pixels meets two columns
+        ((12, 16), (1, 3, 9, 12), (3, 4)),  # a crop that begins inside a pair
+        ((12, 16), (0, 1, 12, 14), (4, 7)),  # and ends inside one
+        ((7, 10), (2, 3, 5, 6), (3, 4)),
+        ((3, 4), None, (5, 7)),  # enlarging
+        ((1, 2), None, (2, 3)),
+        ((259, 4), None, (2, 2)),  # rows past 16 bits
+        ((2, 518), None, (1, 3)),
+        ((120, 160), None, (72, 96)),
+    )
+
+    @pytest.mark.parametrize(("source", "crop", "output"), GEOMETRIES)
+    @pytest.mark.parametrize("order", ["RGB", "BGR"])
+    def test_is_the_matrix_of_the_exact_area_mean(
+        self, kernel: ModuleType, source: tuple, crop: tuple | None, output: tuple, order: str
+    ) -> None:
+        raw = yuyv_noise(*source)
+        dst = np.full((3, *output), np.nan, np.float32)
+        scale, bias = np.array([0.01, 0.02, 0.03]), np.array([-1.0, 0.5, 0.0])
+        kernel.ImagePlan(*source, crop, *output, scale, bias, order, "yuyv").run(raw, dst)
+        planes = np.stack([raw[..., 0], *(np.repeat(raw[:, i::2, 1], 2, axis=1) for i in (0, 1))], axis=-1)
+        y, u, v = np.moveaxis(area(planes, crop, *output), -1, 0)
+        luma = 298 / 256 * (y - 16)
+        rgb = [luma + 409 / 256 * (v - 128), luma - 100 / 256 * (u - 128) - 208 / 256 * (v - 128)]
+        want = np.clip(np.stack([*rgb, luma + 516 / 256 * (u - 128)], axis=-1), 0, 255)
+        want = (want if order == "RGB" else want[:, :, ::-1]) * scale + bias
+        assert np.abs(dst - want.transpose(2, 0, 1)).max() < 4e-6
+
+    def test_compiled_and_interpreted_are_equal_to_the_bit(self) -> None:
+        for number, (source, crop, output) in enumerate(self.GEOMETRIES[:-1]):
+            raw = yuyv_noise(*source, seed=number)
+            outs = [np.empty((3, *output), np.float32) for _ in range(2)]
+            for module, dst in zip((image, TWIN), outs, strict=True):
+                scale = np.array([0.1, 0.2, 0.3])
+                module.ImagePlan(*source, crop, *output, scale, 0.7, source="yuyv").run(raw, dst)
+            assert outs[0].tobytes() == outs[1].tobytes()
+
+    def test_is_what_converting_first_gives_to_half_a_count(self) -> None:
+        """Where no pixel is clipped, the two orders differ only by the rounding of the 8-bit picture between them."""
+        raw = natural(120, 160)
+        rgb = np.empty((120, 160, 3), np.uint8)
+        yuyv.yuyv_to_rgb(raw, rgb)
+        assert rgb.min() > 0 and rgb.max() < 255
+        fused, apart = np.empty((3, 72, 96), np.float32), np.empty((3, 72, 96), np.float32)
+        image.ImagePlan(120, 160, None, 72, 96, 1.0, 0.0, source="yuyv").run(raw, fused)
+        image.ImagePlan(120, 160, None, 72, 96, 1.0, 0.0).run(rgb, apart)
+        assert 0 < np.abs(fused - apart).max() < 0.51
+
+    def test_saturated_pixels_are_clipped_after_the_mean(self) -> None:
+        raw = yuyv_noise(8, 8)
+        rgb = np.empty((8, 8, 3), np.uint8)
+        yuyv.yuyv_to_rgb(raw, rgb)
+        fused, apart = np.empty((3, 2, 2), np.float32), np.empty((3, 2, 2), np.float32)
+        image.ImagePlan(8, 8, None, 2, 2, 1.0, 0.0, source="yuyv").run(raw, fused)
+        image.ImagePlan(8, 8, None, 2, 2, 1.0, 0.0).run(rgb, apart)
+        assert np.abs(fused - apart).max() > 3.0
+        assert fused.min() >= 0 and fused.max() <= 255
+
+    def test_rows_may_lie_apart(self, kernel: ModuleType) -> None:
+        wide = yuyv_noise(12, 40)
+        apart, packed = np.empty((3, 6, 8), np.float32), np.empty((3, 6, 8), np.float32)
+        plan = kernel.ImagePlan(12, 16, None, 6, 8, source="yuyv")
+        plan.run(wide[:, 6:22], apart)
+        plan.run(wide[:, 6:22].copy(), packed)
+        assert (apart == packed).all()
+
+    def test_a_plan_serves_one_kind_of_picture(self) -> None:
+        assert image.ImagePlan(4, 4, source="yuyv").source == "yuyv"
+        plan, dst = image.ImagePlan(4, 4, None, 2, 2, source="yuyv"), np.empty((3, 2, 2), np.float32)
+        with pytest.raises(ValueError, match=r"must be uint8 \(4, 4, 2\)"):
+            plan.run(noise(4, 4), dst)
+        with pytest.raises(ValueError, match=r"must be \(any, 2, 1\)"):
+            plan.run(yuyv_noise(4, 8)[:, ::2], dst)
+
+
 @pytest.mark.parametrize("module", [image, TWIN], ids=["compiled", "interpreted"])
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -154,6 +248,8 @@ class TestRefusals:
             ({"scale": np.nan}, "scale is nan, must be one finite number or three"),
             ({"bias": np.zeros(2)}, "bias is .*, must be one finite number or three"),
             ({"order": "YUV"}, "order is 'YUV', must be 'RGB' or 'BGR'"),
+            ({"source": "nv12"}, "source is 'nv12', must be 'rgb' or 'yuyv'"),
+            ({"source": "yuyv", "source_width": 9}, "source_width is 9, must be even"),
         ],
     )
     def test_a_plan(self, module: ModuleType, change: dict, message: str) -> None:

@@ -162,3 +162,37 @@ def test_trajectory_box_is_linear_between_knots_and_empty_at_first():
     np.testing.assert_allclose(box.at(1030), [3, 6])
     assert box.at(1031) is None
     assert box.at(999) is None
+
+
+@pytest.mark.parametrize(
+    ("pixel_bytes", "shape", "kind"), [(3, (4, 6, 3), np.uint8), (2, (4, 6), np.uint16), (1, (4, 6), np.uint8)]
+)
+def test_colour_depth_and_infrared_frames_keep_shape_and_values(pixel_bytes, shape, kind):
+    ring = FrameRing(bytearray(FrameRing.bytes_for(4, 4, 6, pixel_bytes)), 4, 4, 6, pixel_bytes)
+    images = [np.random.default_rng(i).integers(0, np.iinfo(kind).max, shape, kind) for i in range(6)]
+    for number, image in enumerate(images):
+        ring.put(image, number, 10 * number, 10 * number + 1, 8000 + number, 32, 1)
+    count, image, number, capture_ns, receive_ns, exposure_us, gain, domain = ring.frame()
+    np.testing.assert_array_equal(image, images[5])
+    assert image.dtype == kind
+    assert (count, number, capture_ns, receive_ns, exposure_us, gain, domain) == (6, 5, 50, 51, 8005, 32, 1)
+    assert ring.newest()[2:] == (5, 50, 51)
+    assert ring.stamps() == [(3, 30), (4, 40), (5, 50)], "the slot that is written next is no longer promised"
+    np.testing.assert_array_equal(ring.frame(3)[1], images[3])
+    assert ring.frame(1) is None
+
+
+def test_what_is_not_told_of_a_frame_is_unknown():
+    ring = FrameRing(bytearray(FrameRing.bytes_for(2, 4, 6)), 2, 4, 6)
+    ring.put(np.zeros((4, 6, 3), np.uint8), 1, 2, 3)
+    assert ring.frame()[5:] == (-1, -1, -1)
+    assert ring.stamps() == [(0, 2)]
+
+
+def test_frames_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match=r"must be 3 \(colour\), 2 \(depth\), 1 \(infrared\)"):
+        FrameRing(bytearray(4096), 2, 4, 6, 4)
+    ring = FrameRing(bytearray(FrameRing.bytes_for(2, 4, 6, 2)), 2, 4, 6, 2)
+    for image in (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint16)):
+        with pytest.raises(ValueError, match="2 bytes a pixel"):
+            ring.put(image, 1, 2, 3)

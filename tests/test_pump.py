@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from dzedge.hardware.librealsense import COLOR, FORMATS, Intrinsics, Sensor, VideoStream, library
+from dzedge.hardware.librealsense import COLOR, DEPTH, FORMATS, INFRARED, Sensor, library
+from dzedge.hardware.librealsense_calls import Intrinsics, VideoStream
 from dzedge.kernels.mailbox import FrameRing
 from dzedge.kernels.pump import Feeder, FramePump
 
@@ -33,8 +34,9 @@ class SoftwareFrame(ctypes.Structure):
     )
 
 
-def make_ring(slots: int = 8, height: int = HEIGHT, width: int = WIDTH) -> FrameRing:
-    return FrameRing(np.zeros(FrameRing.bytes_for(slots, height, width), np.uint8), slots, height, width)
+def make_ring(slots: int = 8, height: int = HEIGHT, width: int = WIDTH, pixel_bytes: int = 3) -> FrameRing:
+    memory = np.zeros(FrameRing.bytes_for(slots, height, width, pixel_bytes), np.uint8)
+    return FrameRing(memory, slots, height, width, pixel_bytes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,18 +50,19 @@ def bus_watcher():
 class Stream:
     """A software sensor that streams into a queue, and the pump that empties it."""
 
-    def __init__(self, pixels: str = "rgb8", slots: int = 64, width: int = WIDTH) -> None:
+    def __init__(self, pixels: str = "rgb8", slots: int = 64, width: int = WIDTH, pixel_bytes: int = 3) -> None:
         self.lib = lib = library()
-        self.ring = make_ring(slots)
+        self.ring = make_ring(slots, pixel_bytes=pixel_bytes)
         self.device = lib.call("rs2_create_software_device")
         handle = lib.call("rs2_software_device_add_sensor", self.device, b"RGB Camera")
-        self.bytes = 2 if pixels == "yuyv" else 3
+        self.bytes = {"yuyv": 2, "z16": 2, "y8": 1}.get(pixels, 3)
         lens = Intrinsics(width, HEIGHT, 4, 3, 8, 8, 0)
-        video = VideoStream(COLOR, 0, 1, width, HEIGHT, 30, self.bytes, FORMATS[pixels], lens)
+        kind, index = {"z16": (DEPTH, 0), "y8": (INFRARED, 1)}.get(pixels, (COLOR, 0))
+        video = VideoStream(kind, index, 1, width, HEIGHT, 30, self.bytes, FORMATS[pixels], lens)
         self.profile = lib.call("rs2_software_sensor_add_video_stream_ex", handle, video, 1)
         self.sensor = Sensor(lib, handle)
         self.queue = lib.call("rs2_create_frame_queue", 64)
-        self.sensor.open(self.sensor.modes()[0])
+        self.sensor.open(self.sensor.modes(kind)[0], kind)
         self.sensor.start(self.queue)
         self.pump = FramePump(lib.addresses, self.queue, self.ring, pixels)
         self.inject_frame = lib._dll.rs2_software_sensor_on_video_frame
@@ -167,9 +170,57 @@ class TestPixels:
         stream.drain()
         assert (stream.pump.snapshot()["rejected"], stream.ring.count) == (1, 0)
 
-    def test_format_that_is_no_colour(self, stream):
-        with pytest.raises(KeyError):
+    def test_format_that_the_ring_does_not_fit(self, stream):
+        with pytest.raises(ValueError, match="frame ring of 3 bytes a pixel for z16"):
             FramePump(stream.lib.addresses, stream.queue, stream.ring, "z16")
+        with pytest.raises(KeyError):
+            FramePump(stream.lib.addresses, stream.queue, stream.ring, "jpeg")
+
+
+class TestKinds:
+    """Depth, infrared and raw YUYV, and several streams of one sensor in one queue."""
+
+    @pytest.mark.parametrize(
+        ("pixels", "pixel_bytes", "kind"), [("z16", 2, np.uint16), ("y8", 1, np.uint8), ("yuyv", 2, np.uint16)]
+    )
+    def test_raw_frames_are_byte_exact(self, make_stream, pixels, pixel_bytes, kind):
+        stream = make_stream(pixels, pixel_bytes=pixel_bytes)
+        image = np.random.default_rng(1).integers(0, np.iinfo(kind).max, (HEIGHT, WIDTH), kind)
+        stream.inject(image.view(np.uint8), 1)
+        stream.drain()
+        np.testing.assert_array_equal(stream.ring.newest()[1], image)
+
+    def test_a_depth_ring_takes_no_colour(self, stream):
+        ring = make_ring(pixel_bytes=2)
+        for pixels in ("rgb8", "y8"):
+            with pytest.raises(ValueError, match="frame ring of 2 bytes a pixel"):
+                FramePump(stream.lib.addresses, stream.queue, ring, pixels)
+
+    def test_streams_of_one_queue_go_to_their_own_rings(self, make_stream):
+        stream = make_stream()
+        color, infrared = stream.ring, make_ring(pixel_bytes=1)
+        beside = FramePump(stream.lib.addresses, stream.queue, infrared, "y8", 3, 1)
+        pump = FramePump(stream.lib.addresses, stream.queue, color, "rgb8", COLOR, 0, beside)
+        stream.inject(picture(1), 1)
+        while pump.poll(0):
+            pass
+        assert (color.count, infrared.count) == (1, 0)
+        assert pump.snapshot()["frames"] == 1
+        other = FramePump(stream.lib.addresses, stream.queue, color, "rgb8", COLOR, 1, beside)
+        stream.inject(picture(2), 2)
+        while other.poll(0):
+            pass
+        assert other.snapshot()["rejected"] == 1, "of a stream that nobody wants"
+        assert (color.count, infrared.count) == (1, 0)
+
+    def test_exposure_and_gain_lie_beside_the_frame(self, stream):
+        stream.metadata(EXPOSURE, 8500)
+        stream.metadata(GAIN, 64)
+        stream.inject(picture(0), 1, time.time() * 1e3, domain=2)
+        stream.metadata(EXPOSURE, 4000)
+        stream.inject(picture(0), 2, time.time() * 1e3, domain=2)
+        stream.drain()
+        assert [stream.ring.frame(i)[5:] for i in (0, 1)] == [(8500, 64, 2), (4000, 64, 2)]
 
 
 class TestNumbers:

@@ -188,10 +188,10 @@ class TestStream:
 
     def test_feeder_runs_only_while_it_streams(self, session):
         session.sensor.stop()
-        assert session.sensor._thread is None
+        assert session.sensor._threads == []
         session.sensor.stop()
         session.sensor.start(session.queue)
-        assert session.sensor._thread.is_alive()
+        assert session.sensor._threads[0].is_alive()
 
     def test_closed_device_takes_nothing(self):
         session = Session(SoftwareCamera(make_ring()))
