@@ -20,6 +20,13 @@ class MonotonicClock:
             time.sleep(remaining / NS)
 
 
+def wall_offset_ns() -> int:
+    """CLOCK_REALTIME - CLOCK_MONOTONIC [ns]: what turns a wall-clock stamp into one of ours."""
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    wall = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    return wall - (before + time.clock_gettime_ns(time.CLOCK_MONOTONIC)) // 2
+
+
 class FakeClock:
     """A clock that moves only when told to, for lockstep runs and tests."""
 
