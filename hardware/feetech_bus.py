@@ -1,75 +1,77 @@
-"""Transactions on a Feetech STS bus: ping, scan, read, write, sync. For set-up and tools; the control tick
-has its own cycle (`dzedge.kernels.bus`).
-
-Every transaction drains the input, sends, and collects replies of the expected id and length until a
-deadline: wire time, return delays and an allowance for the adapter. Results are per servo, with the ERR byte.
-"""
+"""Transactions on a Feetech STS bus: ping, scan, read, write, sync; how they go is in `transactions`."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from dzedge.clock import NS, MonotonicClock
 from dzedge.errors import BusError
 from dzedge.hardware.control_table import STS3215, Register, explain_error
+from dzedge.hardware.transactions import ALLOWANCE_NS, ATTEMPTS, RETURN_DELAY_NS, Clock, Port, Reply, Transactions
 from dzedge.kernels import codec
 
-RETURN_DELAY_NS = 510_000
-"""Factory return delay of a servo, its highest."""
-ALLOWANCE_NS = 30_000_000
-"""For USB adapters (an FTDI's latency timer alone takes 16 ms) and a loaded machine."""
-ATTEMPTS = 3
-"""Reads, and writes of a value, may be repeated; both are idempotent."""
+__all__ = ["ALLOWANCE_NS", "ATTEMPTS", "RETURN_DELAY_NS", "Clock", "FeetechBus", "Port", "Reply"]
 LONGEST = 259
 
 
-class Port(Protocol):
-    """Bytes out and in: a SerialPort, or a bus in memory."""
+class FeetechFrames:
+    """Frames of `kernels.codec`."""
 
-    path: str
-    baud: int
-    fd: int
+    overhead = codec.OVERHEAD
 
-    def write(self, data: bytes) -> None: ...
+    def __init__(self) -> None:
+        self._out = bytearray(LONGEST)
+        self._found = np.zeros(5, np.int32)
 
-    def read(self, deadline_ns: int) -> bytes: ...
+    def replies(self, heard: bytearray, final: bool) -> list[Reply]:
+        """Take the whole frames out of what was heard."""
+        found, at = [], 0
+        while codec.scan(heard, at, len(heard), LONGEST, final, self._found):
+            start, length, at = (int(value) for value in self._found[:3])
+            found.append(Reply(heard[start + 2], heard[start + 4], bytes(heard[start + 5 : start + length - 1])))
+        del heard[: int(self._found[2])]
+        return found
 
-    def drain(self) -> int: ...
+    def read(self, servo: int, address: int, count: int) -> bytes:
+        return self.made(codec.read(self._out, servo, address, count))
 
-    def close(self) -> None: ...
+    def refused(self, reply: Reply) -> bool:
+        """A Feetech has no way to say no."""
+        return False
+
+    # ---- the other instructions
+
+    def ping(self, servo: int) -> bytes:
+        return self.made(codec.ping(self._out, servo))
+
+    def write(self, servo: int, address: int, data: bytes) -> bytes:
+        return self.made(codec.write(self._out, servo, address, data))
+
+    def sync_read(self, ids: bytes, address: int, count: int) -> bytes:
+        return self.made(codec.sync_read(self._out, address, count, ids))
+
+    def sync_write(self, ids: bytes, address: int, rows: Sequence[bytes]) -> bytes:
+        data = np.frombuffer(b"".join(rows), np.uint8).reshape(len(ids), -1)
+        return self.made(codec.sync_write(self._out, address, ids, data))
+
+    def made(self, length: int) -> bytes:
+        """What an encoder left; BusError where it did not fit."""
+        if length < 0:
+            raise BusError(f"an instruction of more than {LONGEST - 4} bytes; ask for less")
+        return bytes(self._out[:length])
 
 
-class Clock(Protocol):
-    def now_ns(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One servo's answer. error: its ERR byte, see `control_table.explain_error`."""
-
-    servo: int
-    error: int
-    data: bytes
-
-
-class FeetechBus:
+class FeetechBus(Transactions):
     """Transactions on an open port. echo: the adapter returns what is sent (see `detect_echo`)."""
 
     def __init__(self, port: Port, *, clock: Clock | None = None, allowance_ns: int = ALLOWANCE_NS) -> None:
-        self.port = port
-        self.echo = False
-        self._clock = clock or MonotonicClock()
-        self._allowance_ns = allowance_ns
-        self._out = bytearray(LONGEST)
-        self._found = np.zeros(5, np.int32)
+        self.frames = FeetechFrames()
+        super().__init__(port, self.frames, clock, allowance_ns)
 
     # ---- single servos
 
     def ping(self, servo: int) -> Reply | None:
         """The servo's answer, or None."""
-        return self._ask(codec.ping(self._out, servo), [servo], 0).get(servo)
+        return self.ask(self.frames.ping(servo), {servo: 0}).get(servo)
 
     def scan(self, ids: Iterable[int] = range(254)) -> dict[int, int]:
         """Model number by id of all servos that answer."""
@@ -79,18 +81,10 @@ class FeetechBus:
                 found[servo] = self.get(servo, "model")
         return found
 
-    def read(self, servo: int, address: int, count: int) -> Reply:
-        """`count` bytes from `address`; BusError where the servo does not answer."""
-        for _ in range(ATTEMPTS):
-            replies = self._ask(codec.read(self._out, servo, address, count), [servo], count)
-            if servo in replies:
-                return replies[servo]
-        raise BusError(self._silent(servo))
-
     def write(self, servo: int, address: int, data: bytes) -> Reply:
         """Write from `address` on; BusError where the servo does not acknowledge."""
         for _ in range(ATTEMPTS):
-            replies = self._ask(codec.write(self._out, servo, address, data), [servo], 0)
+            replies = self.ask(self.frames.write(servo, address, data), {servo: 0})
             if servo in replies:
                 return replies[servo]
         raise BusError(self._silent(servo))
@@ -126,65 +120,28 @@ class FeetechBus:
 
     def sync_read(self, ids: Sequence[int], address: int, count: int) -> dict[int, Reply]:
         """Answers by id; a servo that is silent is absent."""
-        return self._ask(codec.sync_read(self._out, address, count, bytes(ids)), ids, count)
+        settled = [servo for servo in ids if self.settle(servo)]
+        if not settled:
+            return {}
+        return self.ask(self.frames.sync_read(bytes(settled), address, count), dict.fromkeys(settled, count))
 
     def sync_write(self, ids: Sequence[int], address: int, rows: Sequence[bytes]) -> None:
         """rows[i], all of one length, from `address` on in ids[i]. Nobody acknowledges."""
-        data = np.frombuffer(b"".join(rows), np.uint8).reshape(len(ids), -1)
-        self._send(codec.sync_write(self._out, address, bytes(ids), data))
+        self.send(self.frames.sync_write(bytes(ids), address, rows))
 
     def detect_echo(self, servo: int) -> bool:
         """Whether the adapter returns what is sent. A read tells: its reply has another length than
         itself."""
-        length = self._send(codec.read(self._out, servo, STS3215["id"].address, 1))
-        deadline_ns = self._deadline(length, 7, 1)
+        frame = self.frames.read(servo, STS3215["id"].address, 1)
+        self.send(frame)
+        deadline_ns = self.deadline(len(frame), 7, 1)
         heard = b""
-        while len(heard) < length and (data := self.port.read(deadline_ns)):
+        while len(heard) < len(frame) and (data := self.port.read(deadline_ns)):
             heard += data
         self.port.drain()
-        self.echo = heard[:length] == bytes(self._out[:length])
+        self._owed[servo] = {1}
+        self.echo = heard[: len(frame)] == frame
         return self.echo
-
-    # ---- the exchange itself
-
-    def _send(self, length: int) -> int:
-        if length < 0:
-            raise BusError(f"{self.port.path}: an instruction of more than {LONGEST - 4} bytes; ask for less")
-        self.port.drain()
-        self.port.write(bytes(self._out[:length]))
-        return length
-
-    def _deadline(self, sent: int, expected: int, servos: int) -> int:
-        wire_ns = (sent + expected) * 10 * NS // self.port.baud
-        return self._clock.now_ns() + wire_ns + servos * RETURN_DELAY_NS + self._allowance_ns
-
-    def _ask(self, length: int, ids: Sequence[int], count: int) -> dict[int, Reply]:
-        """Send the frame in `_out`; collect a reply with `count` bytes from each of `ids`."""
-        self._send(length)
-        size = count + codec.OVERHEAD
-        deadline_ns = self._deadline(length, size * len(ids), len(ids))
-        replies: dict[int, Reply] = {}
-        heard = bytearray()
-        echo = length if self.echo else 0
-        while len(replies) < len(ids):
-            data = self.port.read(deadline_ns)
-            heard += data
-            at = echo
-            while codec.scan(heard, at, len(heard), size, not data, self._found):
-                start, found, at = (int(v) for v in self._found[:3])
-                servo = heard[start + 2]
-                if found == size and servo in ids:
-                    body = bytes(heard[start + 5 : start + found - 1])
-                    replies.setdefault(servo, Reply(servo, heard[start + 4], body))
-            if not data:
-                break
-        return replies
-
-    def _silent(self, servo: int) -> str:
-        return (
-            f"{self.port.path}: servo {servo} does not answer at {self.port.baud} baud: check its cable, "
-            "power and id (a new servo has id 1)"
-        )
 
 
 def decode(register: Register, data: bytes) -> int:
@@ -204,5 +161,3 @@ def encode(register: Register, value: int) -> bytes:
 def describe(reply: Reply) -> str:
     """A servo's complaint in words, e.g. for a log; empty where it has none."""
     return f"servo {reply.servo}: {explain_error(reply.error)}" if reply.error else ""
-
-

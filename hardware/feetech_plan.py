@@ -83,6 +83,7 @@ def compile_plan(
         sample_delay_ns=sent * byte_ns + replies * byte_ns // 2,
         elapsed_max_ns=ELAPSED_MAX_NS,
         echo=echo,
+        quiet_ns=(count + VARIANTS - 1 + codec.OVERHEAD) * byte_ns,
         wire_ns=(sent + replies) * byte_ns,
     )
 

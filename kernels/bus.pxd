@@ -37,7 +37,6 @@ cpdef enum:
     COUNTERS = 10
 
 
-@cython.final
 cdef class BusCycle:
     cdef readonly int joints
     cdef readonly long long budget_ns       # wire time + allowance: a good deadline is now + budget_ns
@@ -76,6 +75,17 @@ cdef class BusCycle:
     cdef int _variants
     cdef int _echo
     cdef int _echo_left
+    cdef int _steady            # variants that complete cycles use in turn: [0, steady)
+    cdef int _loss              # after the last variant of cycles with a loss this one follows
+    cdef int _lost              # the last cycle lost a reply
+    cdef int _ticks_low         # a position outside is not believed
+    cdef int _ticks_high
+    cdef long long _quiet_ns
+    cdef long long _number              # of this cycle
+    cdef unsigned char[::1] _history    # variants of the last cycles
+    cdef long long[::1] _since          # for each servo: the oldest cycle that it may still answer
+    cdef int _losses                    # cycles in a row that were not complete
+    cdef unsigned int _dice
     cdef int _seeded
     cdef int _running
     cdef int _code
@@ -92,17 +102,24 @@ cdef class BusCycle:
     cdef int _length
 
     # command: Shape (J,), [rad], gripper [1]. Takes effect with the next exchange/begin; BUS_OK or a refusal.
-    cpdef int compose(self, double[::1] command, long long now_ns) noexcept nogil
-    # Forget what compose left: the next cycle only reads.
-    cpdef void discard(self) noexcept nogil
+    cdef int prepare(self, double[::1] command, long long now_ns) noexcept nogil
+    # Forget what prepare left: the next cycle only reads.
+    cdef void drop(self) noexcept nogil
     # One cycle on a non-blocking tty: drain, write, poll, read until all replied or deadline_ns.
     cdef int exchange(self, int fd, long long deadline_ns) noexcept nogil
     # The same without a port (lockstep): begin() says which bytes to send, digest() takes what came back
-    # (in any pieces; BUS_OK once all replied), finish() closes the cycle as the deadline would.
+    # (in any pieces; BUS_OK once all replied), close() ends the cycle as the deadline would.
     cdef const unsigned char* begin(self, long long now_ns, int* length) noexcept nogil
     cdef int digest(self, const unsigned char* data, int n) noexcept nogil
-    cpdef int finish(self) noexcept nogil
+    cdef int close(self) noexcept nogil
 
+    # what depends on the protocol
+    cdef int _put_goal(self, int at, int ticks) noexcept nogil
+    cdef void _seal_goals(self) noexcept nogil
+    cdef int _find(self, int start, bint final) noexcept nogil
+    cdef void _take(self, int at, int length, bint stale) noexcept nogil
+    cdef void _measure(self, int i, const unsigned char[::1] rx, int at) noexcept nogil
+    # what does not
     cdef int _refuse(self, int code) noexcept nogil
     cdef void _assemble(self, long long now_ns) noexcept nogil
     cdef void _sent(self) noexcept nogil
@@ -110,6 +127,10 @@ cdef class BusCycle:
     cdef int _send(self, int fd) noexcept nogil
     cdef int _receive(self, int fd, long long deadline_ns) noexcept nogil
     cdef void _scan(self, bint stale, bint final) noexcept nogil
-    cdef void _take(self, int at, int length) noexcept nogil
+    cdef int _wait(self, int fd, long long wait_ns) noexcept nogil
+    cdef int _servo(self, int id) noexcept nogil
+    cdef void _next_variant(self) noexcept nogil
+    cdef bint _fresh(self, int i, int variant, bint stale) noexcept nogil
+    cdef void _error(self, int i, int error) noexcept nogil
+    cdef bint _believe(self, int i, int ticks) noexcept nogil
     cdef bint _plausible(self, int i, int ticks) noexcept nogil
-    cdef void _measure(self, int i, int ticks, int at) noexcept nogil

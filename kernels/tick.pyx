@@ -137,7 +137,7 @@ cdef class Tick:
         """Compose the command for `now_ns` on the bus, or none."""
         self._obey(now_ns)
         if self.state == READY or self.state == ESTOP:
-            self.bus.discard()
+            self.bus.drop()
             return
         cdef int64 late_ns = now_ns - self.commanded_ns
         cdef double elapsed = late_ns * SECONDS
@@ -164,7 +164,7 @@ cdef class Tick:
         self.stops += 1
         if not self._send(now_ns, elapsed):
             self.state = FAULT
-            self.bus.discard()
+            self.bus.drop()
 
     cdef void _obey(self, int64 now_ns) noexcept nogil:
         """The operator's request, a new task, the end."""
@@ -216,7 +216,7 @@ cdef class Tick:
             self.refused_by_gate[code] += 1
             self.cause, self.code = CAUSE_GATE, code
             return False
-        code = self.bus.compose(self.candidate[0], now_ns)
+        code = self.bus.prepare(self.candidate[0], now_ns)
         if code != BUS_OK:
             self.cause, self.code = CAUSE_ENCODE, code
             return False
@@ -455,7 +455,7 @@ cdef class Tick:
         if data.shape[0] > 0:
             code = self.bus.digest(&data[0], <int>data.shape[0])
         if code != BUS_OK:
-            code = self.bus.finish()
+            code = self.bus.close()
         self.absorb(code, now_ns)
         return self.state
 
