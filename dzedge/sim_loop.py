@@ -5,14 +5,19 @@ verdict alone; policies see frames and servo replies.
 """
 
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from dzedge.clock import NS, MonotonicClock
 from dzedge.config import RobotConfig
+from dzedge.errors import ConfigError
+from dzedge.hardware.sim.camera import EXPOSURE_US, GAIN, MOUNTS
 from dzedge.hardware.sim.process import SimulatedRobot
 from dzedge.hardware.sim.pty_server import PtyServer
 from dzedge.hardware.sim.task import HOVER
+from dzedge.kernels.mailbox import FrameRing
 from dzedge.mailboxes import STAGES, TEXT_BYTES, Mailboxes
 from dzedge.stage import Stage, main
 
@@ -25,10 +30,21 @@ STEP_NS = 4_000_000
 SWITCH_S = 0.0005
 
 
-class Simulation:
-    """The simulated robot between its mailboxes: scenes and tasks in, frames and verdicts out."""
+@dataclass
+class Eye:
+    """One simulated camera: where its frames go, how often, when the next is due, how many there were."""
 
-    def __init__(self, config: RobotConfig, mailboxes: Mailboxes, seed: int, now_ns: int) -> None:
+    ring: FrameRing
+    period_ns: int
+    due_ns: int
+    frames: int = 0
+
+
+class Simulation:
+    """The simulated robot between its mailboxes: scenes and tasks in, frames and verdicts out. more: arguments of
+    SimulatedRobot."""
+
+    def __init__(self, config: RobotConfig, mailboxes: Mailboxes, seed: int, now_ns: int, **more: Any) -> None:
         joints = config.arm.joints
         self.mailboxes = mailboxes
         self.robot = SimulatedRobot(
@@ -40,31 +56,38 @@ class Simulation:
             cubes=config.sim.cubes,
             noise=config.sim.camera_noise,
             baud=config.arm.baud,
+            models=[joint.model for joint in joints],
+            **{"protocol": config.arm.driver, **more},
         )
         self.marks = mailboxes.marks["sim"]
-        self.period_ns = NS // config.cameras[0].fps
-        self.frames = 0
-        self.frame_ns = now_ns
         self.scene = 0
         self.epoch = 0
         self.instruction = ""
-        self.eyes = mailboxes.rendered[:1]
-        for ring in self.eyes:
-            ring.adopt()
+        rates = [camera.fps for camera in config.cameras if camera.simulated]
+        if len(rates) > len(MOUNTS):
+            raise ConfigError(f"cameras: {len(rates)} simulated ones, places for {len(MOUNTS)}; take the others out")
+        self.eyes = [Eye(ring, NS // fps, now_ns) for ring, fps in zip(mailboxes.rendered, rates, strict=True)]
+        for eye in self.eyes:
+            eye.ring.adopt()
 
     def step(self, now_ns: int) -> bool:
-        """Physics, scene and task up to `now_ns`; returns whether a frame was published."""
+        """Physics, scene and task up to `now_ns`; returns whether the first camera published a frame."""
         self._obey()
         self.robot.step_to(now_ns)
         self._judge()
-        if now_ns < self.frame_ns or not self.eyes:
-            return False
+        due = [mount for mount, eye in enumerate(self.eyes) if now_ns >= eye.due_ns]
+        for mount in due:
+            self._film(mount, now_ns)
+        return 0 in due
+
+    def _film(self, mount: int, now_ns: int) -> None:
+        """One frame of one camera."""
+        eye = self.eyes[mount]
         with self.marks.span("render"):
-            rgb, _ = self.robot.render(now_ns)
-        self.eyes[0].put(rgb, self.frames, now_ns, now_ns)
-        self.frames += 1
-        self.frame_ns += ((now_ns - self.frame_ns) // self.period_ns + 1) * self.period_ns
-        return True
+            rgb, _ = self.robot.render(now_ns, mount)
+        eye.ring.put(rgb, eye.frames, now_ns, now_ns, EXPOSURE_US, GAIN)
+        eye.frames += 1
+        eye.due_ns += ((now_ns - eye.due_ns) // eye.period_ns + 1) * eye.period_ns
 
     def _obey(self) -> None:
         """A new scene, a new task."""
