@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dzedge import bundle_commands
+from dzedge import arm_commands, bundle_commands, camera_commands, sim_commands
 from dzedge.errors import DzedgeError, PolicyError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bundle_commands.app, name="bundle")
+app.add_typer(camera_commands.app, name="camera")
+app.add_typer(arm_commands.app, name="arm")
 
 Robot = Annotated[Path | None, typer.Argument(metavar="[ROBOT.toml]", help="Robot file; none: the simulated robot.")]
 Task = Annotated[str | None, typer.Option(help="What to do, in words; none: the robot's or scene's own.")]
@@ -71,26 +73,7 @@ def run(
     raise typer.Exit(1 if result.success is False else 0)
 
 
-@app.command()
-def sim(robot: Robot = None, seed: Seed = None, as_json: Json = False) -> None:
-    """Serve the simulated robot to any other program, until Ctrl-C."""
-    from dzedge import console, simulator
-    from dzedge import robot as robots
-
-    config = robots.read(robot, seed=seed)
-    robots.need_simulation(config, "dzedge sim")
-
-    def ready(served: dict[str, object]) -> None:
-        if as_json:
-            console.emit(served)
-        else:
-            console.tell(*(f"{key}: {value}" for key, value in served.items()), "Ctrl-C ends it")
-        sys.stdout.flush()
-
-    try:
-        simulator.serve(config, config.sim.seed, ready)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+app.command(name="sim", help=sim_commands.HELP)(sim_commands.sim)
 
 
 @app.command()
@@ -159,7 +142,11 @@ def profile(
 
 
 @app.command()
-def doctor(robot: Robot = None, as_json: Json = False) -> None:
+def doctor(
+    robot: Robot = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Print the commands that would mend it; run none.")] = False,
+    as_json: Json = False,
+) -> None:
     """Check machine, devices, bundle and robot file; say what to do about what is wrong."""
     from dzedge import console
     from dzedge import doctor as checks
@@ -168,6 +155,8 @@ def doctor(robot: Robot = None, as_json: Json = False) -> None:
     document = checks.document(found)
     if as_json:
         console.emit(document)
+    elif fix:
+        sys.stdout.write(document["fix"])
     else:
         console.tell(checks.table(found))
     raise typer.Exit(0 if document["ok"] else 1)

@@ -5,7 +5,6 @@ in them is absolute, resolved against the folder of the file. Errors are `Config
 key, the value, the allowed interval and what to do (worded by `dzedge.strict`).
 """
 
-import math
 import os
 import sys
 from importlib.resources import files
@@ -13,37 +12,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from dzedge import manifest, strict
+from dzedge.arm_config import LEROBOT, Arm
+from dzedge.arm_config import Joint as Joint
+from dzedge.camera_config import Camera
 from dzedge.errors import ConfigError
+from dzedge.section import SIM, Name, Section, Text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-TICKS_PER_TURN = 4096
-"""Encoder resolution of an STS3215."""
-SIM = "sim"
-"""As `arm.port` or a camera's `serial`: the simulated robot instead of a device."""
-SIM_CAMERA = (160, 120)
-"""Width and height of the simulated camera [pixels]."""
 SAMPLER = f"^(auto|{manifest.SAMPLER})$"
 SAMPLERS = f"auto, {manifest.SAMPLERS}"
 Precision = Literal["auto", manifest.Precision]
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="a-z, 0-9, _; 1 to 32 characters")]
-Text = Annotated[str, Meta(min_length=1, max_length=200)]
-Ticks = Annotated[int, Meta(ge=0, le=TICKS_PER_TURN - 1, description="[ticks]")]
-Pixels = Annotated[int, Meta(ge=0, le=4096, description="[pixels]")]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the robot file."""
 
 
 class Robot(Section, frozen=True):
@@ -51,133 +38,6 @@ class Robot(Section, frozen=True):
 
     name: Name
     autostart: Literal["hold", "run"]
-
-
-class Joint(Section, frozen=True):
-    """[[arm.joints]], from the base outwards; a gripper is the last: 0 closed to 1 open, limits in 1/s.
-
-    Revolute: position = direction * (ticks - zero_ticks) * 2 pi / 4096. Gripper: position =
-    (ticks - closed_ticks) / (open_ticks - closed_ticks). A calibration file replaces the ticks.
-    """
-
-    name: Name
-    id: Annotated[int, Meta(ge=0, le=253, description="servo id on the bus")]
-    model: Literal["sts3215"]
-    lower: Annotated[float, Meta(ge=-2 * math.pi, le=2 * math.pi, description="[rad], gripper [1]")]
-    upper: Annotated[float, Meta(ge=-2 * math.pi, le=2 * math.pi, description="[rad], gripper [1]")]
-    velocity: Annotated[float, Meta(gt=0, le=7, description="[rad/s], gripper [1/s]")]
-    acceleration: Annotated[float, Meta(gt=0, le=200, description="[rad/s2], gripper [1/s2]")]
-    jerk: Annotated[float, Meta(gt=0, le=20000, description="[rad/s3], gripper [1/s3]")]
-    max_torque: Annotated[float, Meta(gt=0, le=1, description="fraction of the servo's stall torque")]
-    kind: Literal["revolute", "gripper"] = "revolute"
-    zero_ticks: Ticks | None = None
-    direction: Literal[1, -1] | None = None
-    closed_ticks: Ticks | None = None
-    open_ticks: Ticks | None = None
-
-    def __post_init__(self) -> None:
-        if not self.lower < self.upper:
-            raise ValueError(f"lower = {self.lower} must be below upper = {self.upper}; exchange them")
-        turning, gripping = (self.zero_ticks, self.direction), (self.closed_ticks, self.open_ticks)
-        if self.kind == "gripper":
-            if None in gripping or turning != (None, None):
-                raise ValueError('kind = "gripper" needs closed_ticks and open_ticks, not zero_ticks, direction')
-            if self.closed_ticks == self.open_ticks:
-                raise ValueError(f"closed_ticks and open_ticks are both {self.open_ticks}; calibrate the gripper")
-            if self.lower < 0 or self.upper > 1:
-                raise ValueError(f"a gripper's limits must lie in [0, 1], not [{self.lower}, {self.upper}]")
-        elif None in turning or gripping != (None, None):
-            raise ValueError('kind = "revolute" needs zero_ticks and direction, not closed_ticks, open_ticks')
-        for limit in (self.lower, self.upper):
-            ticks = self.zero + limit / self.scale
-            if not -0.5 <= ticks < TICKS_PER_TURN - 0.5:
-                raise ValueError(
-                    f"the limit {limit} is at {ticks:.0f} ticks, outside [0, {TICKS_PER_TURN - 1}]; "
-                    "narrow it, or centre the joint"
-                )
-
-    @property
-    def zero(self) -> int:
-        """Ticks at position 0."""
-        zero = self.closed_ticks if self.kind == "gripper" else self.zero_ticks
-        assert zero is not None
-        return zero
-
-    @property
-    def scale(self) -> float:
-        """Position change of one tick, signed: [rad/tick], gripper [1/tick]."""
-        if self.closed_ticks is not None and self.open_ticks is not None:
-            return 1.0 / (self.open_ticks - self.closed_ticks)
-        return (self.direction or 1) * 2 * math.pi / TICKS_PER_TURN
-
-
-class Arm(Section, frozen=True):
-    """[arm]. port: a serial device, or "sim"; rate_hz: of the control loop; calibration: optional file."""
-
-    driver: Literal["feetech"]
-    port: Text
-    baud: Literal[1000000, 500000, 250000, 128000, 115200]
-    rate_hz: Annotated[int, Meta(ge=50, le=500, description="[Hz]")]
-    joints: Annotated[tuple[Joint, ...], Meta(min_length=1, max_length=16)]
-    calibration: Text | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("name", "id"):
-            values = [getattr(joint, key) for joint in self.joints]
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
-            if twice:
-                raise ValueError(f"joints: {key} {', '.join(twice)} is used twice; each joint needs its own")
-        if any(joint.kind == "gripper" for joint in self.joints[:-1]):
-            raise ValueError("joints: a gripper must be the last joint; move its table to the end")
-        # Sync write and sync read of one 2-byte register each: 16 + 12 n bytes of 10 bits, answers included.
-        wire = (16 + 12 * len(self.joints)) * 10 / self.baud
-        if wire * self.rate_hz > 0.9:
-            raise ValueError(
-                f"rate_hz = {self.rate_hz}: {len(self.joints)} servos at {self.baud} baud need "
-                f"{wire * 1e3:.2f} ms on the wire: at most {int(0.9 / wire)} Hz; lower rate_hz or raise baud"
-            )
-
-    @property
-    def simulated(self) -> bool:
-        return self.port == SIM
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(joint.name for joint in self.joints)
-
-    def limits(self) -> NDArray[np.float64]:
-        """Shape (5, J), read-only; rows velocity, acceleration, jerk, lower, upper (the kernels' order)."""
-        rows = ("velocity", "acceleration", "jerk", "lower", "upper")
-        limits = np.array([[getattr(joint, row) for joint in self.joints] for row in rows], dtype=np.float64)
-        limits.setflags(write=False)
-        return limits
-
-
-class Camera(Section, frozen=True):
-    """[[cameras]], the policy's first. serial: of the device, or "sim"; crop: [left, top, width, height]."""
-
-    name: Name
-    driver: Literal["realsense"]
-    serial: Text
-    width: Annotated[int, Meta(ge=32, le=1920, description="[pixels]")]
-    height: Annotated[int, Meta(ge=32, le=1080, description="[pixels]")]
-    fps: Annotated[int, Meta(ge=1, le=90, description="[Hz]")]
-    format: Literal["rgb8"]
-    crop: tuple[Pixels, Pixels, Pixels, Pixels] | None = None
-
-    def __post_init__(self) -> None:
-        if self.simulated and (self.width, self.height) != SIM_CAMERA:
-            wanted = f"{SIM_CAMERA[0]}x{SIM_CAMERA[1]}"
-            raise ValueError(f"the simulated camera is {wanted}, not {self.width}x{self.height}; write {wanted}")
-        if self.crop is None:
-            return
-        left, top, width, height = self.crop
-        if min(width, height) < 1 or left + width > self.width or top + height > self.height:
-            raise ValueError(f"crop = {list(self.crop)} must lie inside the {self.width}x{self.height} image")
-
-    @property
-    def simulated(self) -> bool:
-        return self.serial == SIM
 
 
 class Policy(Section, frozen=True):
@@ -270,7 +130,7 @@ class RobotConfig(Section, frozen=True):
         for camera in self.cameras:
             if camera.simulated and not self.arm.simulated:
                 raise ValueError(
-                    f'camera {camera.name} has serial = "{SIM}", but arm.port = {self.arm.port!r} is real: '
+                    f'camera {camera.name} is simulated (serial = "{SIM}"), but arm.port = {self.arm.port!r} is real: '
                     "no simulator draws its frames; give the serial of a real camera"
                 )
         for joint in self.arm.joints:
@@ -315,6 +175,9 @@ def load(path: str | Path) -> RobotConfig:
     keys = tuple(absolute(key) for key in config.policy.trusted_keys)
     policy = replace(config.policy, bundle=absolute(config.policy.bundle), trusted_keys=keys)
     arm = config.arm
-    if arm.calibration is not None:
+    if arm.calibration is not None and not arm.calibration.startswith(LEROBOT):
         arm = replace(arm, calibration=absolute(arm.calibration))
-    return replace(config, policy=policy, arm=arm)
+    cameras = tuple(
+        replace(camera, path=absolute(camera.path)) if camera.path is not None else camera for camera in config.cameras
+    )
+    return replace(config, policy=policy, arm=arm, cameras=cameras)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dzedge.clock import NS, MonotonicClock
 from dzedge.config import RobotConfig, Safety
 from dzedge.errors import DeviceError
-from dzedge.hardware import open_arm
-from dzedge.hardware.arm import Arm, StopCategory
-from dzedge.hardware.control_table import explain_error
+from dzedge.hardware import explainer, open_arm
+from dzedge.hardware.arm import Arm, CyclePlan, StopCategory
+from dzedge.hardware.slow_cycle import SlowCycle
 from dzedge.kernels import gate
 from dzedge.kernels.bus import BusCycle
 from dzedge.kernels.tick import Cause, State, Tick
@@ -27,10 +27,11 @@ PORT_S = 10.0
 
 
 def build_tick(
-    config: RobotConfig, horizon: int, dt_ns: int, mailboxes: Mailboxes, bus: BusCycle, smooth: bool = True
-) -> Tick:
-    """The control tick of a robot: frozen tables around one bus cycle."""
-    limits = config.arm.limits().copy()
+    config: RobotConfig, horizon: int, dt_ns: int, mailboxes: Mailboxes, plan: CyclePlan, bus: BusCycle,
+    smooth: bool = True,
+) -> Tick:  # fmt: skip
+    """The control tick of a robot: frozen tables around one bus cycle, which is `plan`'s."""
+    limits = plan.narrow(config.arm.limits())
     soft = config.safety.soft_margin
     joints = config.arm.joints
     for j, joint in enumerate(joints):
@@ -71,7 +72,7 @@ def run(stage: Stage) -> None:
         restarted = bool(stage.extra["starts"])
         horizon, dt_ns = mailboxes.chunks.horizon, int(str(stage.extra["dt_ns"]))
         tick, bus = activate(arm, config, horizon, dt_ns, mailboxes, clock.now_ns, hold=restarted)
-        _play(stage, tick, bus, arm.fd, clock)
+        _play(stage, tick, bus, arm, clock)
         arm.deactivate(StopCategory((board.stopping or STOP_AND_HOLD) - 1))
     finally:
         arm.close()
@@ -96,7 +97,7 @@ def activate(
     if plan is None:
         raise DeviceError(f"the arm {config.arm.driver} has no cycle plan; use one that has")
     bus = plan.build()
-    tick = build_tick(config, horizon, dt_ns, mailboxes, bus, smooth)
+    tick = build_tick(config, horizon, dt_ns, mailboxes, plan, bus, smooth)
     for ring in (mailboxes.states, mailboxes.trajectory):
         ring.adopt()
     pose = arm.activate().positions
@@ -105,23 +106,26 @@ def activate(
     return tick, bus
 
 
-def _play(stage: Stage, tick: Tick, bus: BusCycle, fd: int, clock: MonotonicClock) -> None:
+def _play(stage: Stage, tick: Tick, bus: BusCycle, arm: Arm, clock: MonotonicClock) -> None:
     """Run the tick until the robot is told to stop and the arm has come to rest."""
     board, safety = stage.mailboxes.board, stage.config.safety
+    explain, slow = explainer(stage.config.arm.driver), arm if isinstance(arm, SlowCycle) else None
     granted = stage.granted
     log("control", STATES[tick.state], priority=granted.priority if granted else 0)
     seen = (tick.state, tick.cause, tick.code)
     unwell = held_ns = 0
     while not (board.stopping and (tick.state == State.FAULT or (tick.state == State.STOPPING and tick.resting))):
-        state = tick.run(fd, SLICE)
-        ailment = ailing(bus, safety)
+        state = slow.run(tick, SLICE) if slow else tick.run(arm.fd, SLICE)
+        ailment = ailing(bus, safety, explain)
         unwell = unwell + 1 if ailment else 0
         if unwell * SLICE * 1000 > safety.bus_fault_ms * stage.config.arm.rate_hz:
             tick.fault()
-        stage.mailboxes.report(report(tick) | {"ailment": ailment})
+        if slow:  # the words of a device that failed; how long that may last, the tick decides
+            ailment = slow.trouble
+        stage.mailboxes.report(report(tick, slow.missed if slow else 0) | {"ailment": ailment})
         now = (tick.state, tick.cause, tick.code)
         if now != seen:
-            why = explain(tick) | {"ailment": ailment}
+            why = explain_state(tick) | {"ailment": ailment}
             log("control", STATES[tick.state], **{key: value for key, value in why.items() if value not in ("", -1)})
             seen = now
         if state not in (State.HOLD, State.FAULT):
@@ -133,11 +137,12 @@ def _play(stage: Stage, tick: Tick, bus: BusCycle, fd: int, clock: MonotonicCloc
             board.stopping = STOP_THEN_OFF
 
 
-def ailing(bus: BusCycle, safety: Safety) -> str:
-    """What is wrong with the servos, in words; "" when all is well. What a cycle does not read is well."""
+def ailing(bus: BusCycle, safety: Safety, explain: Callable[[int], str]) -> str:
+    """What is wrong with the servos, in words; "" when all is well. What a cycle does not read is well. explain: an ERR
+    byte in words."""
     for servo, (volts, heat, error) in enumerate(zip(bus.voltages, bus.temperatures, bus.errors, strict=True)):
         if error:
-            return f"joint {servo} reports {explain_error(error)}"
+            return f"joint {servo} reports {explain(error)}"
         if volts < safety.voltage_low or volts > safety.voltage_high:
             return f"joint {servo} has {volts:.1f} V, allowed {safety.voltage_low} to {safety.voltage_high} V"
         if heat > safety.temperature:
@@ -159,7 +164,7 @@ def _port(stage: Stage, clock: MonotonicClock) -> str:
     return stage.mailboxes.port
 
 
-def explain(tick: Tick) -> dict[str, object]:
+def explain_state(tick: Tick) -> dict[str, object]:
     """Why the arm is in its state; of a refusal of the gate also joint, value and bound."""
     why: dict[str, object] = {"cause": CAUSES[tick.cause]}
     if tick.cause == Cause.CAUSE_GATE:
@@ -168,9 +173,10 @@ def explain(tick: Tick) -> dict[str, object]:
     return why
 
 
-def report(tick: Tick) -> dict[str, object]:
-    """Control's account of itself, for the supervisor."""
-    return {"state": STATES[tick.state], "refused": refusals(tick), "missed": tick.missed} | explain(tick)
+def report(tick: Tick, missed: int = 0) -> dict[str, object]:
+    """Control's account of itself, for the supervisor. missed: periods, besides the tick's own."""
+    counts = {"refused": refusals(tick), "missed": tick.missed + missed}
+    return {"state": STATES[tick.state]} | counts | explain_state(tick)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,24 @@ class CyclePlan:
     sample_delay_ns: int
     elapsed_max_ns: int
     echo: bool
+    quiet_ns: int
     wire_ns: int
 
     def build(self) -> BusCycle:
         """The executable cycle; it only reads until it is seeded with the goals that the servos hold."""
         names = [field.name for field in fields(self) if field.name != "wire_ns"]
         return BusCycle(**{name: getattr(self, name) for name in names})
+
+    def narrow(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A copy of `limits`, Shape (5, J), rows velocity, acceleration, jerk, lower, upper, whose positions are no
+        wider than the cycle's: a calibrated range may be narrower than the robot file's."""
+        ends = np.sort((np.stack([self.lower, self.upper]) - self.zero) / self.scale, axis=0)
+        result = limits.copy()
+        # the ticks are rounded limits themselves: what lies within half a tick is the same
+        half = 0.5 / np.abs(self.scale)
+        result[3] = np.where(ends[0] > limits[3] + half, ends[0], limits[3])
+        result[4] = np.where(ends[1] < limits[4] - half, ends[1], limits[4])
+        return result
 
 
 class Arm(Protocol):

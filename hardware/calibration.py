@@ -1,26 +1,26 @@
-"""Ticks to positions and back, joint by joint, and LeRobot's calibration files.
+"""Ticks to positions and back, joint by joint; by the robot file, or by a LeRobot calibration file.
 
 position = (ticks - zero) / scale: ticks are what the servo reports, its offset register already applied;
 positions are [rad], a gripper's 0 closed to 1 open.
 """
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dzedge.config import Joint
+from dzedge.arm_config import MODELS, Arm, Joint
 from dzedge.errors import ConfigError
 from dzedge.hardware.control_table import TICKS_PER_TURN
+from dzedge.hardware.lerobot import LeRobotJoint as LeRobotJoint
+from dzedge.hardware.lerobot import find_lerobot as find_lerobot
+from dzedge.hardware.lerobot import locate
+from dzedge.hardware.lerobot import read_lerobot as read_lerobot
 
-LEROBOT_RESOLUTION = 4095
-"""LeRobot divides a turn by 4095, not 4096, in its degrees mode: policies were trained on that."""
-_KEYS = {"id", "drive_mode", "homing_offset", "range_min", "range_max"}
+FOREIGN = (
+    "holds another calibration than the file: `dzedge arm calibrate --restore` writes the file into the servos, if it "
+    "is of this arm; else calibrate again"
+)
+"""What a servo is said of whose registers differ from the calibration file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,73 +57,19 @@ def _bounded(joint: Joint, zero: float, scale: float) -> JointCalibration:
     return JointCalibration(joint.name, joint.id, zero, scale, ends[0], ends[1])
 
 
-@dataclass(frozen=True, slots=True)
-class LeRobotJoint:
-    """One entry of a LeRobot calibration file. All [ticks], post-offset: the homing offset lives in the servo
-    (present = encoder - offset) and is never subtracted again."""
-
-    name: str
-    id: int
-    drive_mode: int
-    homing_offset: int
-    range_min: int
-    range_max: int
-
-    def degrees(self, ticks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """LeRobot's DEGREES: from the middle of the range, not clamped, the drive mode not applied."""
-        middle = (self.range_min + self.range_max) / 2
-        return (ticks - middle) * 360 / LEROBOT_RESOLUTION
-
-    def percent(self, ticks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """LeRobot's RANGE_0_100 of grippers: clamped to the range."""
-        bounded = np.minimum(self.range_max, np.maximum(self.range_min, ticks))
-        value = ((bounded - self.range_min) / (self.range_max - self.range_min)) * 100
-        return 100 - value if self.drive_mode else value
-
-    def symmetric_percent(self, ticks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """LeRobot's RANGE_M100_100: clamped to the range."""
-        bounded = np.minimum(self.range_max, np.maximum(self.range_min, ticks))
-        value = (((bounded - self.range_min) / (self.range_max - self.range_min)) * 200) - 100
-        return -value if self.drive_mode else value
-
-
-def read_lerobot(path: str | Path) -> dict[str, LeRobotJoint]:
-    """Read a LeRobot calibration file: `{joint: {id, drive_mode, homing_offset, range_min, range_max}}`.
-
-    Raises ConfigError naming the file, the joint, the key and what is allowed.
-    """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"calibration {path}: {error.strerror}; name a LeRobot file") from error
-    except ValueError as error:
-        raise ConfigError(f"calibration {path} is not JSON: {error}; calibrate again") from error
-    if not isinstance(document, dict) or not document:
-        raise ConfigError(f"calibration {path} has no joints: it must map joint names to values")
-    return {name: _entry(path, name, values) for name, values in document.items()}
-
-
-def _entry(path: str | Path, name: str, values: object) -> LeRobotJoint:
-    if not isinstance(values, dict) or set(values) != _KEYS:
-        raise ConfigError(f"calibration {path}, {name}: needs exactly {', '.join(sorted(_KEYS))}")
-    for key, value in values.items():
-        low, high = {"id": (0, 253), "drive_mode": (0, 1), "homing_offset": (-2047, 2047)}.get(key, (0, 4095))
-        if type(value) is not int or not low <= value <= high:
-            raise ConfigError(f"calibration {path}, {name}: {key} = {value!r}, not whole in [{low}, {high}]")
-    entry = LeRobotJoint(name=name, **values)
-    if entry.range_min >= entry.range_max:
-        raise ConfigError(
-            f"calibration {path}, {name}: range_min = {entry.range_min} must be below range_max = "
-            f"{entry.range_max}; calibrate again"
-        )
-    return entry
+def read_joints(arm: Arm) -> tuple[JointCalibration, ...]:
+    """The joints of an arm by its calibration file, or as the robot file says where it names none. ConfigError."""
+    if arm.calibration is None:
+        return tuple(from_joint(joint) for joint in arm.joints)
+    path = locate(arm.calibration, arm.driver)
+    return calibrate(arm.joints, read_lerobot(path), path)
 
 
 def calibrate(
     joints: Sequence[Joint], entries: dict[str, LeRobotJoint], path: str
 ) -> tuple[JointCalibration, ...]:
     """The robot file's joints with the ticks of a LeRobot file: zero in the middle of the range, a gripper
-    closed at range_min (range_max where its drive mode is 1), nothing commanded outside the range.
+    closed at range_min (range_max where a Feetech's drive mode is 1), nothing commanded outside the range.
 
     Raises ConfigError where a joint is missing there, has another id, or keeps no range.
     """
@@ -136,7 +82,7 @@ def calibrate(
             raise ConfigError(f"calibration {path}, {joint.name}: id {entry.id}, robot file: {joint.id}")
         if joint.kind == "gripper":
             closed, opened = entry.range_min, entry.range_max
-            if entry.drive_mode:
+            if entry.drive_mode and joint.model in MODELS["feetech"]:
                 closed, opened = opened, closed
             known = _bounded(joint, float(closed), float(opened - closed))
         else:
@@ -155,16 +101,3 @@ def calibrate(
             )
         )
     return tuple(result)
-
-
-def find_lerobot(robot_id: str) -> Path | None:
-    """The newest calibration of that robot id where LeRobot keeps them, of its present and older names."""
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "huggingface"
-    )
-    lerobot = os.environ.get("HF_LEROBOT_HOME") or os.path.join(home, "lerobot")
-    base = Path(os.environ.get("HF_LEROBOT_CALIBRATION") or os.path.join(lerobot, "calibration"))
-    names = ("so_follower", "so101_follower", "so100_follower")
-    found = [base / "robots" / name / f"{robot_id}.json" for name in names]
-    existing = [path for path in found if path.is_file()]
-    return max(existing, key=lambda path: path.stat().st_mtime) if existing else None

@@ -17,12 +17,12 @@ from dzedge.errors import BusError, DeviceError, SafetyError
 from dzedge.hardware import calibration
 from dzedge.hardware.arm import CyclePlan, StopCategory
 from dzedge.hardware.control_table import (
-    MODEL_STS3215,
     PRESENT,
     STATE_BYTES,
     STS3215,
     explain_error,
     firmware,
+    table,
 )
 from dzedge.hardware.feetech_bus import Clock, FeetechBus, Port, Reply, decode
 from dzedge.hardware.feetech_plan import GOAL, compile_plan, goal_row
@@ -58,12 +58,7 @@ class FeetechArm:
         clock: Clock | None = None,
     ) -> None:
         self.names = arm.names
-        self.joints: tuple[calibration.JointCalibration, ...]
-        if arm.calibration is None:
-            self.joints = tuple(calibration.from_joint(joint) for joint in arm.joints)
-        else:
-            entries = calibration.read_lerobot(arm.calibration)
-            self.joints = calibration.calibrate(arm.joints, entries, arm.calibration)
+        self.joints = calibration.read_joints(arm)
         self._arm, self._where = arm, port
         self._voltage, self._temperature, self._arming_error, self._state = voltage, temperature, arming_error, state
         self._clock: Clock = clock or MonotonicClock()
@@ -114,9 +109,9 @@ class FeetechArm:
         """
         problems: list[str] = []
         versions: dict[str, list[int]] = {}
-        for joint in self.joints:
+        for joint, known in zip(self.joints, self._arm.joints, strict=True):
             try:
-                problems += self._check_servo(joint, versions)
+                problems += self._check_servo(joint, table(known.model).number, versions)
             except BusError as error:
                 problems.append(str(error))
         if len(versions) > 1:
@@ -126,7 +121,7 @@ class FeetechArm:
             raise BusError(f"the arm on {self.bus.port.path} cannot be used: " + "; ".join(problems))
 
     def _check_servo(
-        self, joint: calibration.JointCalibration, versions: dict[str, list[int]]
+        self, joint: calibration.JointCalibration, model: int, versions: dict[str, list[int]]
     ) -> list[str]:
         bus, servo = self.bus, joint.id
         eeprom = bus.read(servo, 0, 40).data
@@ -136,7 +131,7 @@ class FeetechArm:
             return decode(register, eeprom[register.address : register.address + register.size])
 
         versions.setdefault(firmware(value("firmware_major"), value("firmware_minor")), []).append(servo)
-        wanted = {"model": MODEL_STS3215, "mode": 0}
+        wanted = {"model": model, "mode": 0}
         if joint.offset is not None and joint.range_ticks is not None:
             low, high = joint.range_ticks
             wanted |= {"offset": joint.offset, "min_position": low, "max_position": high}
@@ -145,6 +140,8 @@ class FeetechArm:
             for name, must in wanted.items()
             if value(name) != must
         ]
+        if any(value(name) != wanted.get(name, value(name)) for name in ("offset", "min_position", "max_position")):
+            problems.append(f"servo {servo} ({joint.name}) {calibration.FOREIGN}")
         if value("phase") & 16:
             problems.append(f"servo {servo} ({joint.name}): phase {value('phase')} counts turns; clear bit 4")
         if joint.range_ticks is None and not (

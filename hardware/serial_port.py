@@ -10,9 +10,10 @@ import glob
 import os
 import select
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import serial
 
@@ -21,6 +22,16 @@ from dzedge.errors import PortError
 
 PATTERNS = ("/dev/serial/by-path/*", "/dev/serial/by-id/*", "/dev/ttyACM*", "/dev/ttyUSB*")
 """Where serial ports are found. By-path names survive replugging, also of boards without a serial number."""
+FIRST_PAUSE_NS, LONGEST_PAUSE_NS = NS // 20, NS
+"""Between two attempts to open a port again."""
+
+
+class Clock(Protocol):
+    """A clock that can be waited on; a fake one moves instead."""
+
+    def now_ns(self) -> int: ...
+
+    def sleep_until_ns(self, deadline_ns: int) -> None: ...
 
 
 def list_ports() -> list[str]:
@@ -28,11 +39,11 @@ def list_ports() -> list[str]:
     return [path for pattern in PATTERNS for path in sorted(glob.glob(pattern))]
 
 
-def holders(path: str) -> list[str]:
+def holders(path: str, processes: Path = Path("/proc")) -> list[str]:
     """Processes that have `path` open, as "name (pid)"; only those that this user may look into."""
     real = os.path.realpath(path)
     found = []
-    for link in glob.glob("/proc/[0-9]*/fd/*"):
+    for link in glob.glob(f"{processes}/[0-9]*/fd/*"):
         try:
             if os.readlink(link) == real:
                 process = Path(link).parents[1]
@@ -151,6 +162,33 @@ class SerialPort:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def reopen(
+    path: str,
+    baud: int,
+    timeout_ns: int,
+    *,
+    clock: Clock | None = None,
+    waiting: Callable[[PortError], None] = lambda error: None,
+) -> SerialPort:
+    """Open a port that was unplugged once it is there again, trying ever less often (50 ms to 1 s).
+
+    It is the port that comes back, not the arm: what it was doing it does not do again by itself, and whoever
+    energised it must do that anew. waiting: told why each attempt failed. Raises the last PortError after timeout_ns.
+    """
+    clock = clock or MonotonicClock()
+    end_ns = clock.now_ns() + timeout_ns
+    pause_ns = FIRST_PAUSE_NS
+    while True:
+        try:
+            return SerialPort(path, baud)
+        except PortError as error:
+            if clock.now_ns() + pause_ns > end_ns:
+                raise
+            waiting(error)
+        clock.sleep_until_ns(clock.now_ns() + pause_ns)
+        pause_ns = min(2 * pause_ns, LONGEST_PAUSE_NS)
 
 
 def _errno(error: BaseException | None) -> int | None:

@@ -1,5 +1,5 @@
 // The sketch's core on a computer: `mcu_host FD` serves the protocol on an inherited descriptor, with three
-// joints that follow their commands at once, until its standard input ends. Its clock only goes on by a microsecond at
+// joints (six with -DMCU_JOINTS=6) that follow their commands at once, until its standard input ends. Its clock only goes on by a microsecond at
 // each look, and when told to. Lines on standard input are verbs, each answered by `ok`:
 //   advance US | fault BITS | joint J BITS | place J POSITION
 //   mute N | repeat N | late N: the next N replies are swallowed, sent twice, or kept back until the one after
@@ -16,8 +16,16 @@
 
 namespace {
 
-constexpr uint8_t kJoints = 3;
+#ifndef MCU_JOINTS
+#define MCU_JOINTS 3
+#endif
+constexpr uint8_t kJoints = MCU_JOINTS;
+#if MCU_JOINTS == 3
 const dzedge::Limits kLimits[kJoints] = {{-1.5f, 1.5f, 2.0f}, {-1.0f, 1.0f, 2.0f}, {0.0f, 1.0f, 4.0f}};
+#else
+const dzedge::Limits kLimits[kJoints] = {{-3.0f, 3.0f, 4.0f}, {-3.0f, 3.0f, 4.0f}, {-3.0f, 3.0f, 4.0f},
+                                         {-3.0f, 3.0f, 4.0f}, {-3.0f, 3.0f, 4.0f}, {0.0f, 1.0f, 4.0f}};
+#endif
 
 class Bench : public dzedge::Hardware {
  public:

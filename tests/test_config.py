@@ -119,10 +119,11 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("rate_hz", "rate_hz = 5000", r"arm.rate_hz = 5000: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz", "rate_hz = 49", "arm.rate_hz = 49: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz", "rate_hz = 99.5", "arm.rate_hz = 99.5: must be an integer in [50, 500] [Hz]; change it"),
-            ("rate_hz", "rate_hz = true", "arm.rate_hz = true: must be an integer in [50, 500] [Hz]; change it"),
+            ("rate_hz", "rate_hz = 5000", r"arm.rate_hz = 5000: must be an integer in [10, 500] [Hz]; change it"),
+            ("rate_hz", "rate_hz = 49", 'arm: rate_hz = 49: with driver = "feetech" an integer in [50, 500] [Hz]; '
+             "change it"),
+            ("rate_hz", "rate_hz = 99.5", "arm.rate_hz = 99.5: must be an integer in [10, 500] [Hz]; change it"),
+            ("rate_hz", "rate_hz = true", "arm.rate_hz = true: must be an integer in [10, 500] [Hz]; change it"),
             ("precision", 'precision = "int4"', 'policy.precision = "int4": must be one of "auto", "fp32", "fp16", '
              '"int8", "w8", "w4", "fp8", "nvfp4"; change it'),
             ("provider", 'provider = "gpu"', 'policy.provider = "gpu": must be one of "cpu", "cuda", "tensorrt"; '
@@ -135,7 +136,8 @@ class TestRefusal:
             ("[task]", "[tusk]", "tusk: unknown key; did you mean `task`?"),
             ("seed", "colour = 0", "sim.colour: unknown key; remove it; known here: seed, cubes, camera_noise"),
             ("priority", "", "realtime.priority: missing key; add it: an integer in [0, 95]"),
-            ('driver = "feetech"', 'driver = "can"', 'arm.driver = "can": must be one of "feetech"; change it'),
+            ('driver = "feetech"', 'driver = "can"', 'arm.driver = "can": must be one of "feetech", "dynamixel", '
+             '"mcu"; change it'),
             ("jerk", "jerk = 0.0",
              "arm.joints[0].jerk = 0.0: must be a number in (0, 20000] [rad/s3], gripper [1/s3]; change it"),
             ("fps", "fps = 0", "cameras[0].fps = 0: must be an integer in [1, 90] [Hz]; change it"),

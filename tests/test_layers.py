@@ -10,23 +10,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 400
-LONGER = {"dzedge.kernels.chunk": 900, "dzedge.kernels.limiter": 650}
+LONGER = {"dzedge.kernels.chunk": 900, "dzedge.kernels.limiter": 650, "dzedge.kernels.image": 500}
 """Lines of a file that has a reason: a kernel is one unit of compilation, calls across two are never inlined."""
 FOLDERS = {"dzedge": "dzedge", "kernels": "dzedge.kernels", "hardware": "dzedge.hardware", "export": "dzedge.export"}
 EXPORT = 99
 LEVELS = {
-    0: ("", "errors", "clock", "types", "robots", "bundles"),
+    0: ("", "errors", "clock", "types", "section", "robots", "bundles"),
     1: ("kernels", "strict", "minisign", "canvas", "manifest", "proportion", "machine", "graph_cache",
-        "container", "onnx_check", "tensors"),
+        "container", "onnx_check", "tensors", "arm_config", "camera_config", "time_code", "half_blocks"),
     2: ("config", "bundle", "latency", "precision", "session", "prompts"),
     3: ("hardware", "engine", "mailboxes", "realtime", "robot", "conditions", "packing"),
-    4: ("policies", "observation", "trajectory", "safety", "history", "stage",
-        "demonstration", "dream", "suite", "footprint"),
-    5: ("capture_loop", "inference_loop", "control_loop", "sim_loop", "picture", "golden"),
+    4: ("policies", "observation", "trajectory", "safety", "history", "stage", "arm_session", "arm_view", "prompt",
+        "demonstration", "dream", "suite", "footprint", "check", "viewfinder"),
+    5: ("capture_loop", "inference_loop", "control_loop", "sim_loop", "picture", "golden", "glass",
+        "doctor_serial", "doctor_cameras"),
     6: ("supervisor", "lockstep", "evaluate", "doctor", "report", "simulator", "console",
         "foresight", "filmstrip", "comparison"),
-    7: ("bundle_commands",),
-    8: ("cli",),
+    7: ("arm_guide", "arm_calibrate"),
+    8: ("arm_commands", "camera_commands", "bundle_commands", "sim_commands"),
+    9: ("cli",),
     EXPORT: ("export",),
 }
 TOGETHER = ("hardware", "policies", "export")

@@ -5,7 +5,7 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,45 @@ class TestUnplugged:
         port.close()
         port.close()
         assert port.fd == -1
+
+
+class Later:
+    """A clock that moves when slept on, and runs `arrive` once `ready_ns` of sleep are over."""
+
+    def __init__(self, ready_ns: int, arrive: Callable[[], None]) -> None:
+        self.sleeps: list[int] = []
+        self._now_ns, self._ready_ns, self._arrive = 0, ready_ns, arrive
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def sleep_until_ns(self, deadline_ns: int) -> None:
+        self.sleeps.append(deadline_ns - self._now_ns)
+        self._now_ns = deadline_ns
+        if self._now_ns >= self._ready_ns:
+            self._arrive()
+
+
+class TestReopen:
+    def test_ever_less_often_until_it_is_back(self, line: tuple[str, int], tmp_path: Path) -> None:
+        link = tmp_path / "port"
+        clock = Later(4 * NS, lambda: link.is_symlink() or link.symlink_to(line[0]))
+        told: list[PortError] = []
+        with serial_port.reopen(str(link), 1_000_000, 60 * NS, clock=clock, waiting=told.append) as port:
+            port.write(b"x")
+        assert [sleep // 1_000_000 for sleep in clock.sleeps] == [50, 100, 200, 400, 800, 1000, 1000, 1000]
+        assert len(told) == 8 and "no serial port" in str(told[0])
+
+    def test_in_the_end_it_says_why_not(self, tmp_path: Path) -> None:
+        clock = Later(1 << 62, lambda: None)
+        with pytest.raises(PortError, match="no serial port"):
+            serial_port.reopen(str(tmp_path / "never"), 1_000_000, 3 * NS, clock=clock)
+        assert sum(clock.sleeps) <= 3 * NS
+
+    def test_at_once_where_it_is_there(self, line: tuple[str, int]) -> None:
+        clock = Later(0, lambda: None)
+        serial_port.reopen(line[0], 1_000_000, NS, clock=clock).close()
+        assert clock.sleeps == []
 
 
 class TestErrors:
