@@ -6,28 +6,33 @@ import os
 import platform
 import resource
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from dzedge import config as robot_file
 from dzedge import footprint
 from dzedge.bundle import Bundle
+from dzedge.check import Check, Status, document, script, table
 from dzedge.config import RobotConfig
 from dzedge.errors import DzedgeError
 from dzedge.graph_cache import GraphCache
 from dzedge.machine import cpu_isa
 from dzedge.robot import machine, verified_bundle
 
+if TYPE_CHECKING:
+    from dzedge.hardware.host import Host
+
+__all__ = ["Check", "document", "examine", "script", "table"]
+
 CAP_IPC_LOCK, CAP_SYS_NICE = 14, 23
 # Bit numbers of capabilities(7).
 MEMORY_BYTES = 1 << 30
 """Free memory that a run should find: the four processes take less than half of it."""
-FTDI_LATENCY_MS = 1
+LIMITS = (
+    r"printf '@dialout - rtprio 95\n@dialout - memlock unlimited\n' | "
+    "sudo tee /etc/security/limits.d/dzedge.conf  # then log out and in again"
+)
 INT8 = {
     "vnni": "int8 (signed weights, VNNI)",
     "avx2": "int8 (reduced range, AVX2)",
@@ -35,47 +40,27 @@ INT8 = {
     "plain": "fp32 only",
 }
 
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line. advice: what to do, "" where nothing is to be done."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
-
-
-def examine(path: Path | None) -> list[Check]:
-    """All checks for the robot file at `path` (None: the simulated robot)."""
+def examine(path: Path | None, host: "Host | None" = None) -> list[Check]:
+    """All checks for the robot file at `path` (None: the simulated robot), on `host` (None: this machine's devices)."""
     checks = [_python(), _processor(), _memory(), *_kernels(), *_onnxruntime()]
     config, check = _config(path)
     checks.append(check)
     if config is not None:
         bundle, check = _bundle(config)
-        checks += [check, *_graphs(config, bundle), _graph_cache(config)]
-        checks += [_realtime(config), *_cameras(config), *_port(config), *_simulator(config)]
-    return checks
+        checks += [check, *_graphs(config, bundle), _graph_cache(config), _realtime(config)]
+    checks += _devices(config, host)
+    return checks + list(_simulator(config) if config is not None else ())
 
 
-def document(checks: list[Check]) -> dict[str, Any]:
-    """The one JSON document of `dzedge doctor`."""
-    return {
-        "ok": all(check.status != "fail" for check in checks),
-        "checks": [asdict(check) for check in checks],
-    }
-
-
-def table(checks: list[Check]) -> Table:
-    """The doctor's lines."""
-    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-    table = Table(box=None, show_header=False)
-    for check in checks:
-        words = check.found + (f"\n-> {check.advice}" if check.advice else "")
-        table.add_row(Text(check.status, styles[check.status]), Text(check.name, "bold"), Text(words))
-    return table
+def _devices(config: RobotConfig | None, host: "Host | None") -> list[Check]:
+    """Serial lines and cameras; they need the kernels, whose own check has said so where those are missing."""
+    try:
+        from dzedge import doctor_cameras, doctor_serial
+        from dzedge.hardware.host import Host
+    except Exception as error:  # as in _kernels, which has failed by then
+        return [Check("devices", "warn", f"not looked at: {error}", "build the kernels: make install")]
+    host = host or Host()
+    return doctor_serial.examine(host, config) + doctor_cameras.examine(host, config)
 
 
 def _python() -> Check:
@@ -94,7 +79,9 @@ def _processor() -> Check:
     if cores < 2:
         return Check("processor", "warn", found, "inference and control want a core each")
     if governor == "powersave":
-        return Check("processor", "warn", f"{found}, governor powersave", "cpupower frequency-set -g performance")
+        advice = "cpupower frequency-set -g performance"
+        why = "the clock follows the load, and each chunk waits for it"
+        return Check("processor", "warn", f"{found}, governor powersave", advice, why, (f"sudo {advice}",))
     return Check("processor", "ok", found)
 
 
@@ -208,7 +195,9 @@ def _realtime(config: RobotConfig) -> Check:
         return Check("real time", "ok", f"SCHED_FIFO {priority} and memory lock granted")
     status: Status = "fail" if config.realtime.require else "warn"
     advice = "in /etc/security/limits.d/dzedge.conf: `@dialout - rtprio 95`, `@dialout - memlock unlimited`"
-    return Check("real time", status, f"not granted: {', '.join(missing)}", f"{advice}; then log in again")
+    why = "whatever else runs may then delay the control loop"
+    found = f"not granted: {', '.join(missing)}"
+    return Check("real time", status, found, f"{advice}; then log in again", why, (LIMITS,))
 
 
 def _may_schedule(priority: int) -> bool:
@@ -220,63 +209,6 @@ def _may_schedule(priority: int) -> bool:
         return False
     os.sched_setscheduler(0, policy, parameters)
     return True
-
-
-def _cameras(config: RobotConfig) -> Iterator[Check]:
-    try:
-        realsense: Any = importlib.import_module("pyrealsense2")
-    except ImportError as error:
-        advice = "pip install 'dzedge[realsense]', and libusb-1.0-0 and libudev1 of the system"
-        yield Check("librealsense", "fail", f"cannot load it ({error})", advice)
-        return
-    yield Check("librealsense", "ok", _version("pyrealsense2") or "own build")
-    real = [camera for camera in config.cameras if not camera.simulated]
-    if not real:
-        return
-    devices = {_info(realsense, d, "serial_number"): d for d in realsense.context().query_devices()}
-    for camera in real:
-        device = devices.get(camera.serial)
-        if device is None:
-            there = ", ".join(devices) or "none"
-            advice = "plug it into a USB 3 port, install the udev rules, check the serial in the robot file"
-            yield Check(f"camera {camera.name}", "fail", f"{camera.serial} absent; found: {there}", advice)
-            continue
-        usb = _info(realsense, device, "usb_type_descriptor")
-        found = f"{camera.serial}, USB {usb}"
-        if usb.startswith("2"):
-            yield Check(
-                f"camera {camera.name}",
-                "warn",
-                found,
-                "USB 2 limits size and rate: use a USB 3 port and cable",
-            )
-        else:
-            yield Check(f"camera {camera.name}", "ok", found)
-
-
-def _port(config: RobotConfig) -> Iterator[Check]:
-    if config.arm.simulated:
-        return
-    from serial.tools.list_ports import comports
-
-    port = Path(config.arm.port)
-    if not port.exists():
-        there = ", ".join(sorted(found.device for found in comports())) or "none"
-        advice = "plug the arm in and name it by /dev/serial/by-id/... in arm.port"
-        yield Check("serial port", "fail", f"{port} absent; found: {there}", advice)
-        return
-    if not os.access(port, os.R_OK | os.W_OK):
-        advice = "sudo usermod -aG dialout $USER, then log in again"
-        yield Check("serial port", "fail", f"{port}: no permission", advice)
-        return
-    yield Check("serial port", "ok", f"{port} at {config.arm.baud} baud")
-    timer = Path("/sys/bus/usb-serial/devices") / port.resolve().name / "latency_timer"
-    latency = _read(timer)
-    if latency and int(latency) > FTDI_LATENCY_MS:
-        advice = f"echo {FTDI_LATENCY_MS} | sudo tee {timer}, or install the udev rules"
-        yield Check("FTDI latency timer", "warn", f"{latency} ms: each reply waits for it", advice)
-    elif latency:
-        yield Check("FTDI latency timer", "ok", f"{latency} ms")
 
 
 def _simulator(config: RobotConfig) -> Iterator[Check]:
@@ -309,8 +241,3 @@ def _capable(bit: int) -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> bit & 1)
     return False
-
-
-def _info(realsense: Any, device: Any, key: str) -> str:
-    wanted = getattr(realsense.camera_info, key)
-    return str(device.get_info(wanted)) if device.supports(wanted) else ""
