@@ -83,6 +83,9 @@ class Calibration:
                 self._say("goes on with the middle of before; --restart begins anew")
             if set(progress.offsets) != set(servos.servos):
                 raise UsageError("the middle is not set: --step middle first")
+            foreign = [name for name, servo in servos.servos.items() if servo.get("offset") != progress.offsets[name]]
+            if foreign:  # ranges would be of another middle than the one that is written
+                raise UsageError(f"{', '.join(foreign)}: not the middle of before: calibrated anew since? --restart")
             if step in ("all", "range"):
                 self._range(servos, seconds, endless)
             document = {"ok": True, "offsets": progress.offsets, "spans": _ends(progress.spans)}

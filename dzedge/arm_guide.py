@@ -1,5 +1,6 @@
 """The `dzedge arm` commands as conversations: what is asked on a terminal, and what stands in for it without one."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,7 @@ def scan_ports(
     drivers = tuple(PROTOCOLS) if protocol == "both" else (protocol,)
     if not set(drivers) <= set(PROTOCOLS):
         raise UsageError(f"--protocol {protocol}: must be {', '.join(PROTOCOLS)} or both")
-    ports = [port] if port else list_ports()
+    ports = [port] if port else _each_once(list_ports())
     if not ports:
         raise PortError("this machine has no serial port: is the adapter plugged in, and its driver there?")
     found: dict[str, list[Found]] = {}
@@ -67,6 +68,14 @@ def scan_ports(
                     raise
                 found[path], troubles[path] = [], str(error)
     return found, troubles
+
+
+def _each_once(paths: list[str]) -> list[str]:
+    """The first name of each port: /dev/serial has up to two links to every tty."""
+    first: dict[str, str] = {}
+    for path in paths:
+        first.setdefault(os.path.realpath(path), path)
+    return list(first.values())
 
 
 def _quick(path: str) -> Callable[[str, int], Any]:

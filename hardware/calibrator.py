@@ -6,15 +6,14 @@ all the while.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from dzedge.arm_config import Arm
 from dzedge.errors import BusError
-from dzedge.hardware.control_table import TICKS_PER_TURN, table
+from dzedge.hardware.control_table import NO_SECONDARY, TICKS_PER_TURN, table
 from dzedge.hardware.lerobot import MIDDLE, RESOLUTION, LeRobotJoint
 from dzedge.hardware.servo_tool import ServoTool, ToolBus
-from dzedge.hardware.set_up import NO_SECONDARY
 
 EXTENDED = 4
 """Operating mode of a Dynamixel in which an offset of more than a quarter turn has an effect."""
@@ -139,7 +138,9 @@ class Calibrator:
 
     def write(self, entries: Mapping[str, LeRobotJoint]) -> dict[str, list[str]]:
         """Offsets and ranges into the servos, where they differ, verified; by joint, what was written."""
-        with self._apart():
+        # only of an offset must a shadow not hear, and its own secondary id is EEPROM as well
+        deaf = any(self.servos[name].get("offset") != entries[name].homing_offset for name in self.shadows)
+        with self._apart() if deaf else nullcontext():
             return self._write(entries)
 
     def _write(self, entries: Mapping[str, LeRobotJoint]) -> dict[str, list[str]]:

@@ -179,6 +179,10 @@ def firmware(major: int, minor: int) -> str:
     return f"{major}.{minor}"
 
 
+HIGHEST_ID = 252
+"""Of a Dynamixel."""
+NO_SECONDARY = 255
+"""What `secondary_id` ships with; every value above HIGHEST_ID means that there is none."""
 DYNAMIXEL_ALERT = 0x80
 """Bit of a Dynamixel's ERR byte: read `hardware_error`. The others are a number, see DYNAMIXEL_ERRORS."""
 DYNAMIXEL_ERRORS = {

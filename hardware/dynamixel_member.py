@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dzedge import config
 from dzedge.hardware import calibration
-from dzedge.hardware.control_table import ControlTable, explain_dynamixel_error
+from dzedge.hardware.control_table import HIGHEST_ID, NO_SECONDARY, ControlTable, explain_dynamixel_error
 from dzedge.hardware.dynamixel_bus import DynamixelBus
 from dzedge.hardware.transactions import Reply
 
@@ -64,6 +64,8 @@ class Member:
         wanted = {"return_delay": 0, "drive_mode": now["drive_mode"] & REVERSE, "mode": self._mode(now)}
         if self.shadow:
             wanted["secondary_id"] = self.joint.id
+        elif now["secondary_id"] <= HIGHEST_ID:
+            wanted["secondary_id"] = NO_SECONDARY  # it would obey another joint's servo
         differing = {name: value for name, value in wanted.items() if now[name] != value}
         if differing and bus.get(self.id, "torque_enable") != 0:
             rows = ", ".join(f"{name} from {now[name]} to {value}" for name, value in differing.items())

@@ -272,7 +272,10 @@ class FeetechArm:
         if category == StopCategory.HOLD:
             return
         if category == StopCategory.STOP_THEN_OFF:
-            self._await_rest()
+            try:
+                self._await_rest()
+            except DeviceError:
+                pass  # who cannot be asked whether it rests is told to let go all the same
         self._goals[:] = -1
         failed = self._torque_off()
         if failed:
@@ -286,7 +289,11 @@ class FeetechArm:
                 return
 
     def _torque_off(self) -> list[str]:
-        """Torque off, one servo after another; what went wrong, in words."""
+        """Torque off at once, then each servo is asked; what went wrong, in words."""
+        try:
+            self.bus.sync_write(self._ids, STS3215["torque_enable"].address, [b"\0"] * len(self._ids))
+        except DeviceError:
+            pass  # each is tried by itself below
         failed = []
         for joint in self.joints:
             try:

@@ -82,12 +82,19 @@ class FeetechBus(Transactions):
         return found
 
     def write(self, servo: int, address: int, data: bytes) -> Reply:
-        """Write from `address` on; BusError where the servo does not acknowledge."""
-        for _ in range(ATTEMPTS):
+        """Write from `address` on; BusError where the servo does not acknowledge, unless it says that it never does."""
+        for attempt in range(ATTEMPTS):
             replies = self.ask(self.frames.write(servo, address, data), {servo: 0})
             if servo in replies:
                 return replies[servo]
+            if attempt == 0 and self._keeps_silence(servo):
+                return Reply(servo, 0, b"")
         raise BusError(self._silent(servo))
+
+    def _keeps_silence(self, servo: int) -> bool:
+        """Whether it says that it answers reads alone: what was written must be read back."""
+        level = self.ask(self.frames.read(servo, STS3215["status_level"].address, 1), {servo: 1}).get(servo)
+        return level is not None and level.data == b"\0"
 
     def get(self, servo: int, name: str) -> int:
         """A register by name, signed where it has a sign bit."""

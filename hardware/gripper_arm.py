@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from dzedge.errors import DeviceError
 from dzedge.hardware.arm import StopCategory
 from dzedge.hardware.modbus_gripper import ModbusGripper
-from dzedge.hardware.slow_cycle import WritableArm
-from dzedge.hardware.stepped_arm import narrowed
+from dzedge.hardware.slow_cycle import WritableArm, narrowed
 from dzedge.types import JointState
 
 EVERY = 5
@@ -28,6 +27,7 @@ class GripperArm:
         self.arm, self.gripper, self.names = arm, gripper, tuple(names)
         self._position = self._goal = 0.0
         self._cycles = 0
+        self._silent = False
 
     @property
     def fd(self) -> int:
@@ -68,15 +68,17 @@ class GripperArm:
         return self._with_gripper(state)
 
     def write(self, positions: NDArray[np.float64]) -> JointState:
-        """One cycle; errors as both have them."""
+        """One cycle; errors as both have them. A gripper is asked once, for the next cycle is the repetition: three
+        attempts would keep the arm waiting for 0.4 s. One that did not answer is asked in every cycle until it does."""
         state = self.arm.write(positions[:-1])
         goal = float(positions[-1])
         self._cycles += 1
-        if abs(goal - self._goal) >= NEW_GOAL:
-            self._position = self.gripper.write(goal).position
-            self._goal = goal
-        elif self._cycles % EVERY == 0:
-            self._position = self.gripper.read().position
+        new = abs(goal - self._goal) >= NEW_GOAL
+        if new or self._silent or self._cycles % EVERY == 0:
+            self._silent = True
+            answer = self.gripper.write(goal, attempts=1) if new else self.gripper.read(attempts=1)
+            self._position, self._silent = answer.position, False
+            self._goal = goal if new else self._goal
         return self._with_gripper(state)
 
     def _with_gripper(self, state: JointState) -> JointState:

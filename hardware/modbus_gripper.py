@@ -178,9 +178,9 @@ class ModbusGripper:
 
     # ---- exchanges
 
-    def read(self) -> GripperState:
+    def read(self, *, attempts: int = ATTEMPTS) -> GripperState:
         """Measure. BusError where it does not answer."""
-        return self._repeat(self._status, "a read of its status")
+        return self._repeat(self._status, "a read of its status", attempts)
 
     def _status(self) -> GripperState:
         self._reads += 1
@@ -198,11 +198,11 @@ class ModbusGripper:
             raise BusError(f"its echo of the goal is {state.goal:.3f}, not {1 - goal / 255:.3f}")
         return state
 
-    def _repeat(self, ask: Callable[[], T], what: str) -> T:
-        """Up to three attempts, an empty and silent line between them."""
+    def _repeat(self, ask: Callable[[], T], what: str, attempts: int = ATTEMPTS) -> T:
+        """So many attempts at most, an empty and silent line after each that failed."""
         self._instrument()
         problem: Exception | None = None
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             try:
                 return ask()
             except (OSError, ValueError, BusError) as error:  # minimalmodbus' own are OSErrors
@@ -210,7 +210,7 @@ class ModbusGripper:
                 self.missed += 1
                 self._silence()
         raise BusError(
-            f"{self.where}: gripper {self.slave} did not answer {what} in {ATTEMPTS} attempts at {self.baud} baud: "
+            f"{self.where}: gripper {self.slave} did not answer {what} in {attempts} attempts at {self.baud} baud: "
             f"{problem}; check cable (A and B exchanged?), power and address"
         ) from problem
 
@@ -252,7 +252,9 @@ class ModbusGripper:
             self._clock.sleep_until_ns(self._clock.now_ns() + NS // 20)
         return state
 
-    def write(self, position: float, *, speed: float = 1.0, force: float = 0.5) -> GripperState:
+    def write(
+        self, position: float, *, speed: float = 1.0, force: float = 0.5, attempts: int = ATTEMPTS
+    ) -> GripperState:
         """Go to `position`, [0, 1], 0 closed, 1 open; speed and force: fractions of the gripper's range, [0, 1].
         Returns the state with the goal echoed.
 
@@ -260,7 +262,7 @@ class ModbusGripper:
         """
         goal = 255 - to_byte(position)
         rates = to_byte(speed), to_byte(force)
-        state = self._repeat(lambda: self._command(ACTIVATE | GO, goal, *rates), "a command")
+        state = self._repeat(lambda: self._command(ACTIVATE | GO, goal, *rates), "a command", attempts)
         if not state.activated or state.fault >= NEEDS_ACTIVATION:
             why = state.trouble or "it is not activated"
             raise BusError(f"{self.where}: gripper {self.slave} does not obey: {why}; activate it")

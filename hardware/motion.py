@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from dzedge.clock import NS
 from dzedge.config import RobotConfig
 from dzedge.errors import DeviceError, PortError, SafetyError
-from dzedge.hardware.slow_cycle import WritableArm
-from dzedge.hardware.stepped_arm import narrowed
+from dzedge.hardware.slow_cycle import WritableArm, narrowed
 from dzedge.kernels import limiter
 from dzedge.types import JointState
 
@@ -142,15 +141,17 @@ class Motion:
         return bool((np.abs(state.positions - self._state[0])[joints] <= ARRIVED).all())
 
     def _halt(self) -> None:
-        """Come to rest, within the limits; silence is not waited for here."""
+        """Come to rest, within the limits, whether or not servos answer or are well: goals reach those that listen."""
         for _ in range(10 * RATE_HZ):
             code = limiter.stop(self._state, self._limits, self._wait())
             try:
                 self._arm.write(self._state[0])
-            except DeviceError:
+            except PortError:
                 return  # the servos hold the last goal that reached them
             except SafetyError:
-                continue
+                continue  # it was not sent
+            except DeviceError:
+                pass
             if not code & limiter.Code.MOVING:
                 return
 

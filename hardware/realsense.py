@@ -7,6 +7,7 @@ last frame of a stalled stream as if it were new. Every call that can block is m
 
 import atexit
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from dzedge.errors import CameraError
@@ -252,8 +253,10 @@ class RealSense:
         if rung is Rung.RESET:
             self._resets += 1
             device, self._device = self._device, None
-            self._leave()
-            self._provider.reset(device if device is not None else self._provider.find(self._config.serial))
+            try:
+                self._leave()
+            finally:  # a camera whose streams cannot be stopped needs the reset most
+                self._provider.reset(device if device is not None else self._provider.find(self._config.serial))
             return
         if rung is Rung.RESTART:
             self._restarts += 1
@@ -266,8 +269,9 @@ class RealSense:
         self._halt()
 
     def _halt(self) -> None:
-        for module in self._modules:
-            module.stop()
+        with ExitStack() as stack:  # every one, whichever fails: its pump waits inside librealsense
+            for module in self._modules:
+                stack.callback(module.stop)
 
     def close(self) -> None:
         """Stop, and give the device back; harmless when repeated. The provider stays open."""
@@ -277,13 +281,10 @@ class RealSense:
     def _leave(self) -> None:
         modules, device = self._modules, self._device
         self._modules, self._device = [], None
-        try:
-            for module in modules:
-                try:
-                    module.stop()
-                finally:
-                    module.sensor.close()
-        finally:
+        with ExitStack() as stack:  # every one, whichever fails: a pump left behind aborts the interpreter at exit
+            stack.callback(_open.discard, self)
             if device is not None:
-                device.close()
-            _open.discard(self)
+                stack.callback(device.close)
+            for module in modules:
+                stack.callback(module.sensor.close)
+                stack.callback(module.stop)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from dzedge.arm_config import Arm
 from dzedge.clock import NS, MonotonicClock
 from dzedge.errors import BusError, DeviceError
-from dzedge.hardware.control_table import table
+from dzedge.hardware.control_table import HIGHEST_ID, NO_SECONDARY, table
 from dzedge.hardware.servo_tool import Found, ServoTool, ToolBus, generic, identify
 
 Opener = Callable[[str, int], ToolBus]
 """(driver, baud) -> an open bus: `servo_tool.open_bus` with a port."""
-NO_SECONDARY = 255
 SETTLE_NS = NS // 5
 """After a new rate, before the servo is asked at it."""
 
@@ -128,8 +127,8 @@ def set_up(opener: Opener, found: Found, target: Target, clock: MonotonicClock |
     try:
         tool = ServoTool(bus, found.id, table(target.model))
         leader = target.leader if target.shadow else NO_SECONDARY
-        # 253 to 255 all mean that there is none
-        if "secondary_id" in tool.table and min(tool.get("secondary_id"), 253) != min(leader, 253):
+        none = HIGHEST_ID + 1  # and all above
+        if "secondary_id" in tool.table and min(tool.get("secondary_id"), none) != min(leader, none):
             tool.set_eeprom("secondary_id", leader)
             done.append(f"secondary_id {leader}")
         if found.id != target.id:

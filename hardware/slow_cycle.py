@@ -7,7 +7,7 @@ measured joints are rounded on the way, to 1/4000 of their range; commands reach
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,20 @@ class WritableArm(arms.Arm, Protocol):
     def write(self, positions: NDArray[np.float64]) -> JointState: ...
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """An arm that may be told less than the robot file allows: a calibrated one."""
+
+    def narrow(self, limits: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+
+def narrowed(arm: WritableArm, limits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy of `limits`, Shape (5, J), with positions no wider than what the arm may be told."""
+    if isinstance(arm, Narrowing):
+        return arm.narrow(limits)
+    return limits.copy()
+
+
 class SlowCycle:
     """`arm` as an `dzedge.hardware.arm.Arm` that has a plan; `run` in place of `Tick.run`.
 
@@ -66,11 +80,14 @@ class SlowCycle:
         self._clock: Clock = clock or MonotonicClock()
         self._period_ns, self._next_ns = NS // rate_hz, 0
         self._servos = [_servo(number, joint) for number, joint in enumerate(joints)]
-        self._plan = self._compile([joint.velocity for joint in joints])
+        rows = ("velocity", "lower", "upper")
+        self._velocities, *bounds = [[getattr(joint, row) for joint in joints] for row in rows]
+        self._limits = np.array([self._velocities] * 3 + bounds)
+        self._plan = self._compile()
         self._goals = np.full(len(self._servos), -1, np.int32)
 
-    def _compile(self, velocities: Sequence[float]) -> CyclePlan:
-        plan = compile_plan(self._servos, velocities, 1_000_000, state=False)
+    def _compile(self) -> CyclePlan:
+        plan = compile_plan(self._servos, self._velocities, 1_000_000, state=False)
         out, ids = bytearray(259), bytes(servo.id for servo in self._servos)
         requests = [list(out[: codec.sync_read(out, PRESENT, DATA + extra, ids)]) for extra in range(VARIANTS)]
         # what a joint cannot do is for the gate: the ticks here are of no real encoder
@@ -88,7 +105,13 @@ class SlowCycle:
         return self._goals.copy()
 
     def plan(self) -> CyclePlan:
-        """The cycle of the imagined servos."""
+        """The cycle of the imagined servos, whose ranges are no wider than what the arm may be told."""
+        rows = zip(self._servos, *narrowed(self.arm, self._limits)[3:].tolist(), strict=True)
+        self._servos = [
+            replace(servo, lower=max(servo.lower, servo.ticks(low)), upper=min(servo.upper, servo.ticks(high)))
+            for servo, low, high in rows
+        ]
+        self._plan = self._compile()
         return self._plan
 
     def open(self) -> None:

@@ -5,7 +5,7 @@ refuses here.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from dzedge.clock import MonotonicClock
 from dzedge.errors import BusError, DeviceError, PortError, SafetyError
 from dzedge.hardware.arm import Arm, StopCategory
 from dzedge.hardware.control_table import explain_error
-from dzedge.hardware.slow_cycle import WritableArm
 from dzedge.kernels.bus import BusCode, BusCycle
 from dzedge.types import JointState
 
@@ -33,13 +32,6 @@ PATIENCE_NS = 12_000_000
 
 class Clock(Protocol):
     def now_ns(self) -> int: ...
-
-
-@runtime_checkable
-class Narrowing(Protocol):
-    """An arm that may be told less than the robot file allows: a calibrated one."""
-
-    def narrow(self, limits: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
 
 class SteppedArm:
@@ -123,10 +115,3 @@ class SteppedArm:
         if unwell:
             raise BusError("; ".join(unwell))
         return JointState(np.array(cycle.positions), np.array(cycle.velocities), cycle.sampled_ns)
-
-
-def narrowed(arm: WritableArm, limits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A copy of `limits`, Shape (5, J), with positions no wider than what the arm may be told."""
-    if isinstance(arm, Narrowing):
-        return arm.narrow(limits)
-    return limits.copy()

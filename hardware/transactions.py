@@ -6,7 +6,8 @@ frame of either protocol says which question it answers:
 - input is drained before anything is sent; before a question whose answer would look like the last one did, and after
   a miss, until the line was silent for the time of one reply (a duplicate looks like an answer, too);
 - what a servo may still owe is remembered. Before it is asked anything else it is asked for a number of bytes that no
-  answer owed has (`settle`): a servo answers in order, so once it has given that, nothing older can come.
+  answer owed has (`settle`): a servo answers in order, so once it has given that, nothing older can come. A refusal,
+  which has no length of its own, settles nothing.
 """
 
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ class Transactions:
         self._clock = clock or MonotonicClock()
         self._allowance_ns = allowance_ns
         self._owed: dict[int, set[int]] = {}
-        self._last: tuple[int, int] | None = None
+        self._last: Reply | None = None
 
     # ---- one exchange
 
@@ -101,14 +102,14 @@ class Transactions:
             return True
         count = next((count for count in range(1, PROBES + 1) if count not in owed), 0)
         if count:
-            return servo in self._exchange(self._frames.read(servo, 0, count), {servo: count})
+            return servo in self._exchange(self._frames.read(servo, 0, count), {servo: count}, probe=True)
         self._silence(LATEST_NS, 2 * LATEST_NS)
         del self._owed[servo]
         return True
 
-    def _exchange(self, frame: bytes, wanted: Mapping[int, int]) -> dict[int, Reply]:
+    def _exchange(self, frame: bytes, wanted: Mapping[int, int], probe: bool = False) -> dict[int, Reply]:
         sizes = [count + self._frames.overhead for count in wanted.values()]
-        if self._last in set(wanted.items()) or any(self._owed.values()):
+        if self._resembles(wanted) or any(self._owed.values()):
             self._silence(self._wire_ns(max(sizes, default=0)), NOISE_NS)
         self.send(frame)
         deadline_ns = self.deadline(len(frame), sum(sizes), len(wanted))
@@ -116,15 +117,22 @@ class Transactions:
         for servo, count in wanted.items():
             self._owed.setdefault(servo, set()).add(count)
         for reply in self.listen(deadline_ns, len(frame) if self.echo else 0):
-            if self._answers(reply, wanted, replies):
+            if self._answers(reply, wanted, replies) and not (probe and self._frames.refused(reply)):
                 replies[reply.servo] = reply
                 del self._owed[reply.servo]  # it answers in order: nothing older can come
-                self._last = (reply.servo, len(reply.data))
+                self._last = reply
                 if len(replies) == len(wanted):
                     break
             else:
                 self.late += 1
         return replies
+
+    def _resembles(self, wanted: Mapping[int, int]) -> bool:
+        """Whether a second copy of the last reply would look like an answer; a refusal looks like one to anything."""
+        last = self._last
+        if last is None or last.servo not in wanted:
+            return False
+        return len(last.data) == wanted[last.servo] or self._frames.refused(last)
 
     def _answers(self, reply: Reply, wanted: Mapping[int, int], replies: Mapping[int, Reply]) -> bool:
         if reply.servo not in wanted or reply.servo in replies:

@@ -294,7 +294,7 @@ cdef class BusCycle:
             # after a complete cycle only a duplicate can be on its way; it has another length than the next reply
             self._variant = self._variant + 1 if self._variant + 1 < self._steady else 0
         elif self._losses < self._variants or others < 1 or self._variant < self._loss:
-            self._variant = self._variant + 1 if self._variant + 1 < self._variants else self._loss
+            self._variant = max(self._variant + 1, self._loss) if self._variant + 1 < self._variants else self._loss
         else:
             self._dice ^= self._dice << 13
             self._dice ^= self._dice >> 17

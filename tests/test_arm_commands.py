@@ -117,6 +117,15 @@ class TestScan:
         assert code == 0 and first["servos"] == [] and "no serial port /dev/ttyACM77" in first["error"]
         assert [one["id"] for one in second["servos"]] == [1] and second["error"] == ""
 
+    def test_a_port_of_several_names_once(
+        self, line: Line, arm: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        named = tmp_path / "by-path"
+        named.symlink_to(line.port)
+        monkeypatch.setattr(arm_guide, "list_ports", lambda: [str(named), line.port])
+        code, document, _ = arm("scan", "--protocol", "feetech", "--ids", "1", "--baud", 1_000_000)
+        assert code == 0 and [one["port"] for one in document["ports"]] == [str(named)]
+
     def test_no_port_at_all(self, arm: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(arm_guide, "list_ports", list)
         assert "has no serial port" in arm("scan")[1]["message"]
@@ -290,6 +299,14 @@ class TestCalibrate:
         arm("calibrate", line.robot, "--step", "middle")
         code, document, _ = arm("calibrate", line.robot, "--step", "write")
         assert code == 3 and "hardly moved: shoulder_pan (0 ticks)" in document["message"]
+
+    @pytest.mark.parametrize("step", ["range", "write"])
+    def test_a_middle_that_is_no_more(self, line: Line, arm: Call, step: str) -> None:
+        arm("calibrate", line.robot, "--step", "middle")
+        line.servos[1].set("offset", 7)  # by another tool, since
+        code, document, _ = arm("calibrate", line.robot, "--step", step, "--seconds", 0.1)
+        assert code == 2 and "shoulder_lift: not the middle of before" in document["message"]
+        assert line.servos[1].get("offset") == 7
 
     def test_steps_in_their_order(self, line: Line, arm: Call) -> None:
         assert "--step middle first" in arm("calibrate", line.robot, "--step", "write")[1]["message"]

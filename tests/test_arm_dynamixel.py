@@ -156,6 +156,10 @@ class TestCalibrate:
             servos[1].set("offset", 5)
             assert arm("calibrate", line.robot, "--restore")[1]["written"] == {"shoulder_lift": ["offset -1"]}
             assert (shadow.get("offset"), shadow.get("secondary_id")) == (2047 - 1200, 2), "as it was, it did not hear"
+            written: list[int] = []
+            real = shadow.write
+            shadow.write = lambda address, data: written.append(address) or real(address, data)  # type: ignore
+            assert arm("calibrate", line.robot, "--restore")[1]["written"] == {} and written == []
             line.place(*[2048] * 6, 1200)
             code, document = arm("move", line.robot, "shoulder_lift", "0.1", "--speed", 1.0)
             assert code == 0, document

@@ -171,6 +171,16 @@ class TestReplies:
         assert rig.cycle.finish() == BusCode.BUS_INCOMPLETE
         assert [result == ServoCode.SERVO_OK for result in rig.cycle.results] == [True] * 3 + [False] * 3
 
+    @pytest.mark.parametrize("before", [0, 1])
+    def test_a_lost_fast_reply_is_followed_by_plain_reads(self, rig, before: int) -> None:
+        """From either of the two lengths that complete cycles use in turn."""
+        for _ in range(before):
+            assert rig.run() == BusCode.BUS_OK
+        rig.bus.set_fault("3", "silent")
+        assert rig.run() == BusCode.BUS_INCOMPLETE and requested(rig)[0] == FAST
+        rig.run()
+        assert requested(rig)[0] == PLAIN
+
     def test_alerts_come_with_the_state(self, rig) -> None:
         rig.bus.set_fault("4", "alert")
         rig.run()

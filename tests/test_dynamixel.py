@@ -77,6 +77,13 @@ class TestConfigure:
         rig.configured()
         assert rig[1].get("drive_mode") == 1
 
+    def test_a_servo_obeys_no_other_joints_id(self) -> None:
+        rig = Rig()
+        rig[3].set("secondary_id", 2)
+        rig[4].set("secondary_id", 253)
+        rig.configured()
+        assert (rig[3].get("secondary_id"), rig[4].get("secondary_id")) == (255, 253), "253 means none as well"
+
     def test_an_arm_that_is_held_is_not_dropped_to_be_configured(self) -> None:
         rig = Rig()
         rig[6].set("torque_enable", 1)

@@ -145,6 +145,11 @@ class TestConfigure:
         with pytest.raises(BusError, match=r"servo 2 does not answer.*servo 5 \(wrist_roll\): mode is 3"):
             rig.arm.configure()
 
+    def test_a_servo_that_acknowledges_no_write_is_made_to(self, rig: Rig) -> None:
+        rig.servo(2).set("status_level", 0)
+        rig.arm.configure()
+        assert [rig.servo(2).get(name) for name in ("status_level", "return_delay", "lock")] == [1, 0, 1]
+
     def test_calibration_must_be_the_servos_own(self, tmp_path: Path) -> None:
         entries = {
             joint.name: {"id": joint.id, "drive_mode": 0, "homing_offset": 10, "range_min": 1000, "range_max": 3300}
@@ -251,6 +256,16 @@ class TestDeactivate:
         rig.servo(1).set("goal_position", 2400)
         rig.arm.deactivate(StopCategory.STOP_THEN_OFF)
         assert abs(rig.servo(1).get("present_position") - 2400) < 10
+
+    def test_an_arm_that_cannot_be_asked_goes_off_all_the_same(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig.arm.activate()
+
+        def stuck(*_: object) -> None:
+            raise PortError("did not take 14 bytes within 100 ms")
+
+        monkeypatch.setattr(rig.arm.bus, "sync_read", stuck)
+        rig.arm.deactivate(StopCategory.STOP_THEN_OFF)
+        assert rig.torques() == [0] * 6
 
     def test_an_arm_that_never_rests_goes_off_all_the_same(self, rig: Rig) -> None:
         rig.arm.activate()

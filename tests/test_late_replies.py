@@ -7,7 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from dzedge.hardware.transactions import Transactions
+from dzedge.hardware.dynamixel_bus import DynamixelBus
+from dzedge.hardware.transactions import ALLOWANCE_NS, Transactions
+from dzedge.kernels import codec_dynamixel
 
 
 def script(name: str) -> ModuleType:
@@ -69,6 +71,31 @@ def test_single_reads_that_settle_nothing_would(protocol: str, monkeypatch: pyte
     """The trial itself can fail."""
     monkeypatch.setattr(Transactions, "settle", lambda self, servo: True)
     assert late.tools(protocol, 500, 3).believed > 20
+
+
+class Refusing(late.MemoryPort):
+    """A Dynamixel that refuses to be written to: so much later than it answers reads."""
+
+    def __init__(self, delay_ns: int) -> None:
+        super().__init__("dynamixel", late.Link(0, late.PERIOD_NS), late.Count())
+        self.delay_ns = delay_ns
+
+    def write(self, data: bytes) -> None:
+        out, read = bytearray(64), data[7] == codec_dynamixel.READ
+        self.number += 1
+        ready_ns = self.time_ns + (late.PROMPT_NS if read else self.delay_ns)
+        if self._queue:
+            ready_ns = max(ready_ns, self._queue[-1][0] + 1000)
+        refusal = bytes(out[: codec_dynamixel.status(out, 1, 4, b"")])
+        self._queue.append((ready_ns, self.number, self._reply(data) if read else refusal))
+
+
+@pytest.mark.parametrize("late_ns", [0, 1_000_000, 2_000_000])
+def test_a_late_refusal_answers_nothing_that_was_asked_since(late_ns: int) -> None:
+    port = Refusing(ALLOWANCE_NS + late_ns)
+    bus = DynamixelBus(port, clock=port)
+    bus.ask(bus.frames.write(1, 116, bytes(4)), {1: 0})
+    assert bus.read(1, 146, 1).data == b"\x92"
 
 
 @pytest.mark.parametrize("protocol", late.PROTOCOLS)

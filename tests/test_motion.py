@@ -144,7 +144,24 @@ def test_lost_answers_are_passed_over_and_silence_is_not() -> None:
     begun_ns = rig.clock.now_ns()
     with pytest.raises(BusError, match="no answer in time"):
         rig.motion.go(elsewhere(0, 0.5))
-    assert rig.clock.now_ns() - begun_ns == pytest.approx((LATE_PERIODS + 2) * PERIOD_NS, abs=2 * PERIOD_NS)
+    assert rig.clock.now_ns() - begun_ns < (LATE_PERIODS + 100) * PERIOD_NS
+
+
+def test_an_alert_ends_it_at_rest() -> None:
+    """The servo that has one hears goals as well as the others do: none may be stopped at once."""
+    rig = Rig(1.0)
+    real, begin = rig.arm.write, 3
+
+    def unwell(positions: np.ndarray) -> JointState:
+        state = real(positions)
+        if len(rig.arm.written) > begin:
+            raise BusError("elbow_flex reports overloaded")
+        return state
+
+    rig.arm.write = unwell  # type: ignore[method-assign]
+    with pytest.raises(BusError, match="overloaded"):
+        rig.motion.go(elsewhere(0, 1.9))
+    assert rig.resting() and len(rig.arm.written) > begin + LATE_PERIODS + 2
 
 
 def test_unplugged_it_ends_at_once() -> None:

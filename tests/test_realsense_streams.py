@@ -10,7 +10,7 @@ import pytest
 from dzedge.clock import NS
 from dzedge.errors import CameraError
 from dzedge.hardware import librealsense
-from dzedge.hardware.camera import CameraState, Patience, worst
+from dzedge.hardware.camera import CameraState, Patience, Rung, worst
 from dzedge.hardware.pairing import Pairing
 from dzedge.hardware.realsense import RealSense, StreamConfig
 from dzedge.hardware.sim.software_camera import SoftwareCamera
@@ -275,6 +275,41 @@ class TestReset:
             rig.send(kind, 1)
             health = rig.camera.health(time.monotonic_ns(), kind)
             assert (health.frames, health.resets) == (1, 1)
+
+
+class TestSensorsThatCannotBeStopped:
+    def spoil(self, camera: RealSense) -> list:
+        """The first sensor's stop fails, as that of a camera that is gone does."""
+        modules = list(camera._modules)
+        stop = modules[0].sensor.stop
+
+        def failing() -> None:
+            stop()
+            raise CameraError("librealsense stop: no such device")
+
+        modules[0].sensor.stop = failing
+        return modules
+
+    def test_no_pump_stays_behind(self, make_rig):
+        rig = make_rig("D435", ("depth",))
+        rig.start()
+        modules = self.spoil(rig.camera)
+        pumps = [stream.pump for module in modules for stream in module.streams]
+        assert len(modules) == 2 and None not in pumps
+        with pytest.raises(CameraError, match="no such device"):
+            rig.camera.close()
+        assert [module._thread for module in modules] == [None, None]
+
+    def test_the_camera_is_reset_all_the_same(self, make_rig):
+        rig = make_rig("D435", ("depth",))
+        rig.start()
+        resets = []
+        real = rig.provider.reset
+        rig.provider.reset = lambda device: resets.append(device) or real(device)
+        self.spoil(rig.camera)
+        with pytest.raises(CameraError, match="no such device"):
+            rig.camera._climb(Rung.RESET, time.monotonic_ns())
+        assert len(resets) == 1
 
 
 class TestPairs:

@@ -9,7 +9,7 @@ import pytest
 from dzedge.clock import NS, FakeClock
 from dzedge.config import default_path, load
 from dzedge.control_loop import activate
-from dzedge.errors import BusError, ConfigError
+from dzedge.errors import BusError, ConfigError, SafetyError
 from dzedge.hardware.arm import StopCategory
 from dzedge.hardware.slow_cycle import SlowCycle
 from dzedge.kernels.tick import Cause, Request, State
@@ -62,13 +62,29 @@ class Follower:
         return self.read()
 
 
+class Calibrated(Follower):
+    """One whose first joint may only be told up to 0.1, and that refuses more as a servo's cycle does."""
+
+    HIGHEST = 0.1
+
+    def narrow(self, limits: np.ndarray) -> np.ndarray:
+        narrow = limits.copy()
+        narrow[4, 0] = self.HIGHEST
+        return narrow
+
+    def write(self, positions: np.ndarray) -> JointState:
+        if positions[0] > self.HIGHEST + 1e-3:
+            raise SafetyError("is outside what the servos may be told; nothing was sent")
+        return super().write(positions)
+
+
 class Robot:
-    def __init__(self) -> None:
+    def __init__(self, arm: type[Follower] = Follower) -> None:
         loaded = load(default_path())
         self.config = msgspec.structs.replace(loaded, arm=msgspec.structs.replace(loaded.arm, rate_hz=50))
         self.clock = FakeClock()
         self.mailboxes = Mailboxes(self.config, H, 4)
-        self.arm = Follower(tuple(joint.name for joint in self.config.arm.joints), self.clock)
+        self.arm = arm(tuple(joint.name for joint in self.config.arm.joints), self.clock)
         self.slow = SlowCycle(self.arm, self.config.arm.joints, 50, clock=self.clock)
         self.tick, self.bus = activate(
             self.slow, self.config, H, DT, self.mailboxes, self.clock.now_ns, hold=False
@@ -88,6 +104,18 @@ def robot() -> Iterator[Robot]:
     made = Robot()
     yield made
     made.mailboxes.close()
+
+
+def test_a_calibrated_range_limits_and_is_no_fault() -> None:
+    robot = Robot(Calibrated)
+    try:
+        target = START.copy()
+        target[0] = 0.3
+        robot.send(target)
+        assert robot.slow.run(robot.tick, 30) == State.RUN
+        assert robot.arm.positions[0] == pytest.approx(0.1, abs=0.05) and robot.slow.trouble == ""
+    finally:
+        robot.mailboxes.close()
 
 
 def test_activation_holds_the_arm_where_it_is(robot: Robot) -> None:

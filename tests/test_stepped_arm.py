@@ -15,7 +15,8 @@ from dzedge.hardware.gripper_arm import EVERY, GripperArm
 from dzedge.hardware.sim.pty_server import PtyServer
 from dzedge.hardware.sim.servo import Servo
 from dzedge.hardware.sim.servo_bus import FirstOrder, ServoBus
-from dzedge.hardware.stepped_arm import SteppedArm, narrowed
+from dzedge.hardware.slow_cycle import narrowed
+from dzedge.hardware.stepped_arm import SteppedArm
 from dzedge.types import JointState
 
 ROBOT = load(default_path())
@@ -131,7 +132,7 @@ class FakeArm:
 
 class FakeGripper:
     def __init__(self, log: list[str]) -> None:
-        self.log, self.position, self.missing = log, 0.25, False
+        self.log, self.position, self.missing, self.silent, self.attempts = log, 0.25, False, False, 0
 
     def open(self) -> None:
         if self.missing:
@@ -141,16 +142,23 @@ class FakeGripper:
     def close(self) -> None:
         self.log.append("close gripper")
 
-    def read(self) -> SimpleNamespace:
+    def read(self, *, attempts: int = 3) -> SimpleNamespace:
         self.log.append("read gripper")
+        self._answer(attempts)
         return SimpleNamespace(position=self.position)
+
+    def _answer(self, attempts: int) -> None:
+        self.attempts += attempts
+        if self.silent:
+            raise BusError("the gripper did not answer")
 
     def activate(self) -> SimpleNamespace:
         self.log.append("activate gripper")
         return SimpleNamespace(position=self.position)
 
-    def write(self, position: float) -> SimpleNamespace:
+    def write(self, position: float, *, attempts: int = 3) -> SimpleNamespace:
         self.log.append(f"gripper to {position:g}")
+        self._answer(attempts)
         self.position = position
         return SimpleNamespace(position=position)
 
@@ -180,6 +188,20 @@ class TestGripperArm:
         for _ in range(2 * EVERY):
             arm.write(np.array([0.1, 0.2, 0.501]))
         assert log == ["gripper to 0.5", *["read gripper"] * 2]
+
+    def test_silence_is_no_old_position_and_costs_one_attempt_a_cycle(self, arm: GripperArm) -> None:
+        arm.activate()
+        gripper: FakeGripper = arm.gripper  # type: ignore[assignment]
+        held, failed = np.array([0.1, 0.2, 0.25]), 0
+        gripper.silent = True
+        for _ in range(3 * EVERY):
+            try:
+                arm.write(held)
+            except BusError:
+                failed += 1
+        assert failed == 2 * EVERY + 1 == gripper.attempts, "in every cycle since it was asked for the first time"
+        gripper.silent = False
+        assert arm.write(held).positions.tolist() == [0.1, 0.2, 0.25]
 
     def test_both_are_stopped_whatever_one_says(self, arm: GripperArm, log: list[str]) -> None:
         arm.arm.broken = True  # type: ignore[attr-defined]
