@@ -24,7 +24,7 @@ HEADLINE = (
     ("token_vla", "VLA, RT-2-like (256-bin tokens)"),
     ("pseudo_vla", "VLA, pi0.5-like, same videos pseudo-labelled"),
 )
-BASE = "base"
+BASE = "wam_untold"
 """What ablations are held against: other scenes than the headline's."""
 ABLATIONS = (
     ("wam_video0", "no videos without actions"),
@@ -32,7 +32,7 @@ ABLATIONS = (
     ("wam_video50", "50 % of the videos"),
     ("wam_hand", "a hand's videos instead of the arm's"),
     ("wam_auxiliary", "video as auxiliary loss only, flash(1)"),
-    ("wam_given", "video stream can be told actions"),
+    ("wam_told", "its video stream can be told actions: as shipped"),
 )
 COLOURS = ("#0b6bcb", "#7fb2e5", "#c2571a", "#4b8b3b", "#8a4fbf", "#b8912b")
 CURVE = "![Novel motions over the amount of video](video_share.png)"
@@ -114,13 +114,14 @@ def by_verb() -> list[str]:
 
 def ablations() -> list[str]:
     [shipped] = trained(BASE)
-    lines = [["the shipped recipe, video_first(1,1)", *(percent(*pooled([shipped], split)) for split in SPLITS), ""]]
+    first = [percent(*pooled([shipped], split)) for split in SPLITS]
+    lines = [["not told actions: what the others start from", *first, ""]]
     for name, title in ABLATIONS:
         entries = trained(name)
         if entries:
             cells = [percent(*pooled(entries, split)) for split in SPLITS]
             lines.append([title, *cells, difference(shipped, entries[0], "novel")])
-    return rows(lines, ["training seed 0", *SPLITS, "novel: shipped minus this, paired"])
+    return rows(lines, ["training seed 0, video_first(1,1)", *SPLITS, "novel: the first minus this, paired"])
 
 
 def settings() -> list[str]:
@@ -171,13 +172,42 @@ def foresight() -> list[str]:
         lines.append([
             f"{split} ({part['moments']} moments)", *(f"{psnr[way]:.1f}" for way in ("copied", "inlay", "perfect")),
             f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
-            *(" / ".join(f"{value:.0f}" for value in tip[way]) for way in ("imagined", "copied")),
+            *(" / ".join(f"{value:.0f}" for value in tip[way]) for way in ("imagined", "told", "copied")),
             f"{inferred['value']:.3f} [{inferred['low']:.3f}, {inferred['high']:.3f}]", f"{acted['value']:.3f}",
         ])  # fmt: skip
     head = [
         "", "copy [dB]", "dream [dB]", "true latents [dB]", "gain [dB]", "tip error at +0.2 / 0.4 / 0.6 / 0.8 s [mm]",
-        "of copying [mm]", "R2 of actions from true video", "from the dream",
+        "told the actions [mm]", "of copying [mm]", "R2 of actions from true video", "from the dream",
     ]  # fmt: skip
+    return rows(lines, head)
+
+
+PROBES = (
+    ("forward", "forward: imagined when told the actions"),
+    ("inverse", "inverse: actions from the true video, played again"),
+    ("dream reach", "dream against its own actions played, reach"),
+    ("dream circle", "dream against its own actions played, circle (novel)"),
+    ("untold", "control: imagined, not told the actions"),
+    ("copy", "wamprobe's control: frame copy"),
+    ("reversed", "wamprobe's control: reversed action"),
+)
+
+
+def causal() -> list[str]:
+    """The document of `yardstick_wamprobe --json`."""
+    path = FOLDER / "wamprobe.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())["probes"]
+    lines = []
+    for name, title in PROBES:
+        probe = found[name]
+        shares = ("action_dependence", "counterfactual_direction_accuracy", "candidate_ranking_spearman")
+        cells = {key: "{:.2f} [{:.2f}, {:.2f}]".format(*probe[key]) for key in shares}
+        cells |= {key: f"{1e3 * probe[key][0]:.0f}" for key in ("state_fde", "top1_regret")}
+        still = "{:.2f} [{:.2f}, {:.2f}]".format(*probe["noop_stability"]) if "noop_stability" in probe else ""
+        lines.append([title, *(cells[key] for key in shares), still, cells["state_fde"], cells["top1_regret"]])
+    head = ["probe", "dependence", "direction", "rank correlation", "standing still", "final error [mm]", "regret [mm]"]
     return rows(lines, head)
 
 
@@ -237,7 +267,7 @@ def main() -> None:
     bars()
     parts = {
         "headline": headline, "by_verb": by_verb, "ablations": ablations, "settings": settings, "pairs": pairs,
-        "crosscheck": crosscheck, "foresight": foresight,
+        "crosscheck": crosscheck, "foresight": foresight, "causal": causal,
     }  # fmt: skip
     for name, part in parts.items():
         page = page.replace(f"<!-- {name} -->", "\n".join(part()).rstrip())
