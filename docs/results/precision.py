@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "precision"
 SPLITS = ("seen", "semantic", "novel")
 FAMILIES = {
-    "wam": "World action model as shipped, `video_first(4,4)`",
+    "wam": "World action model, version 8 of the bundle, `video_first(4,4)`",
     "wam_all": "The same, exported again in every precision, `--sensitivity u8s8,s8s8`",
     "flow_vla": "Flow VLA (pi0.5-like), `euler(4)`",
     "dual_vla": "Dual-system VLA (GR00T-N1-like), `euler(4)`", "token_vla": "Token VLA (RT-2-like), `greedy`",
