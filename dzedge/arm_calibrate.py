@@ -13,7 +13,7 @@ from dzedge.arm_session import Site
 from dzedge.arm_view import range_table
 from dzedge.clock import NS
 from dzedge.errors import DeviceError, UsageError
-from dzedge.hardware.calibrator import Calibrator, RangeRecorder
+from dzedge.hardware.calibrator import Calibrator, RangeRecorder, hardly_moved
 from dzedge.hardware.lerobot import MIDDLE, read_lerobot, write_lerobot
 from dzedge.prompt import ask, asks, confirm
 
@@ -66,13 +66,14 @@ class Calibration:
     def run(
         self, step: str, seconds: float | None, full_turn: list[str] | None, out: Path | None, restart: bool
     ) -> dict[str, Any]:
-        """The steps that are left, or one of them. Raises UsageError, DeviceError, SafetyError."""
+        """The steps that are left, or one of them; not ok, with nothing written, where joints were hardly moved. Raises
+        UsageError, DeviceError, SafetyError."""
         if step not in (*STEPS, "all"):
             raise UsageError(f"--step {step}: must be all, {', '.join(STEPS)}")
         endless = self._endless(full_turn)
         if step in ("all", "range") and seconds is None and not asks(self.as_json):
             raise UsageError("without a terminal name --seconds, how long ranges are recorded")
-        progress = self.site.progress
+        progress, idle = self.site.progress, ""
         if restart or step == "middle":
             progress.offsets, progress.spans = {}, {}
         with self.site.servos() as servos:
@@ -88,8 +89,12 @@ class Calibration:
                 raise UsageError(f"{', '.join(foreign)}: not the middle of before: calibrated anew since? --restart")
             if step in ("all", "range"):
                 self._range(servos, seconds, endless)
-            document = {"ok": True, "offsets": progress.offsets, "spans": _ends(progress.spans)}
-            if step in ("all", "write"):
+                idle = hardly_moved([name for name in servos.servos if name not in endless], progress.spans)
+                if idle:
+                    self._complain(f"{idle}; what was noted is kept: go on with --step range")
+            document = {"ok": not idle, "offsets": progress.offsets, "spans": _ends(progress.spans)}
+            document |= {"message": idle} if idle else {}
+            if step in ("all", "write") and not idle:
                 document |= self._write(servos, endless, out or self.site.calibration_target())
         return document
 
@@ -137,6 +142,8 @@ class Calibration:
             self._keep(recorder)
             raise
         self._keep(recorder)
+        for name, span in recorder.spans.items():
+            self._say(f"{name}: {span.low} to {span.high} ticks")
 
     def _keep(self, recorder: RangeRecorder) -> None:
         self.site.progress.spans = recorder.spans
@@ -155,6 +162,10 @@ class Calibration:
         if self.site.config.arm.calibration is None:
             self._say(f'name it in the robot file, under [arm]: calibration = "{path}"')
         return {"file": str(path), "ok": not found, "mismatches": found}
+
+    def _complain(self, words: str) -> None:
+        if not self.as_json:
+            self.terminal.print(words, style="red", soft_wrap=True)
 
     def _say(self, words: str) -> None:
         if not self.as_json:

@@ -107,7 +107,7 @@ def read(
     as_json: Json = False,
 ) -> None:
     """Show every joint: position, ticks, torque, load, volts, temperature, alerts; on a terminal live, until Ctrl-C.
-    Writes nothing; exit code 1 where a servo is silent or has an alert."""
+    Writes nothing; exit code 1 where a servo is silent, has an alert, or stands outside its limits."""
     from dzedge import arm_guide, arm_view, console, prompt
     from dzedge.arm_session import Site
 
@@ -120,8 +120,8 @@ def read(
     if as_json:
         console.emit({"port": site.port, "joints": rows})
     else:
-        console.tell(arm_view.joint_table(rows, gripper))
-    raise typer.Exit(1 if any(row["alerts"] for row in rows) else 0)
+        console.tell(*arm_view.reading(rows, gripper, site.port))
+    raise typer.Exit(1 if arm_view.wrong(rows) else 0)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from dzedge import console
 from dzedge.arm_session import PATIENCE_NS, Choice, Site, named
-from dzedge.arm_view import joint_table, servo_rows, state_rows
+from dzedge.arm_view import reading, servo_rows, state_rows
 from dzedge.clock import NS
 from dzedge.errors import DeviceError, PortError, SafetyError, UsageError
 from dzedge.hardware import make_writable
@@ -177,7 +177,7 @@ def watch(site: Site, gripper: str | None) -> None:
     try:
         with Live(console=terminal, auto_refresh=False) as live:
             while True:
-                live.update(joint_table(rows, gripper, "Ctrl-C ends it"), refresh=True)
+                live.update(Group(*reading(rows, gripper, site.port, "Ctrl-C ends it")), refresh=True)
                 try:
                     rows = read_once(site)
                 except PortError as error:

@@ -16,7 +16,7 @@ from dzedge import robot
 from dzedge.arm_config import LEROBOT
 from dzedge.clock import NS, MonotonicClock
 from dzedge.config import RobotConfig
-from dzedge.errors import ConfigError, DeviceError, UsageError
+from dzedge.errors import BusError, ConfigError, DeviceError, DzedgeError, SafetyError, UsageError
 from dzedge.graph_cache import state_folder
 from dzedge.hardware import make_writable, without_gripper
 from dzedge.hardware.arm import StopCategory
@@ -143,15 +143,29 @@ class Site:
     def drive(self, choose: Choice, speed: float, *, release: bool) -> tuple[NDArray[np.float64], JointState]:
         """Move from where the arm is held to `choose(pose)`; then torque off, or hold. The command, and the joints.
 
-        Torque comes on without a jump, and only for a target within the limits. Whatever goes wrong then, it holds.
-        DeviceError, SafetyError as `Motion.go`.
+        Torque comes on without a jump, and only for a target within the limits. Whatever goes wrong then, it holds, and
+        the error says so. DeviceError, SafetyError as `Motion.go`; DzedgeError where it is interrupted by Ctrl-C.
         """
+        arming: list[bool] = []
+        try:
+            return self._drive(choose, speed, release, arming)
+        except KeyboardInterrupt:
+            raise DzedgeError(f"interrupted before it was done; {self._torque_now()}") from None
+        except DzedgeError as error:
+            words = [part for part in (self._torque_now() if arming else "", self._unfinished(error)) if part]
+            raise type(error)("; ".join([str(error), *words])) from error
+
+    def _drive(
+        self, choose: Choice, speed: float, release: bool, arming: list[bool]
+    ) -> tuple[NDArray[np.float64], JointState]:
+        """arming: gets an entry before torque may come on."""
         arm = make_writable(self.config, self.port, self.clock)
         try:
             arm.open()
             arm.configure()
             measured = arm.read().positions
             Motion(arm, self.config, measured, self.clock, speed).check(choose(measured))
+            arming.append(True)
             motion = Motion(arm, self.config, arm.activate().positions, self.clock, speed)
             try:
                 arrived = motion.go(choose(motion.position))
@@ -163,6 +177,42 @@ class Site:
             return motion.position, arrived
         finally:
             arm.close()
+
+    def _torque_now(self) -> str:
+        """What the arm does after a motion that failed, by what its servos say themselves."""
+        if self.driver == "mcu":
+            return "torque may be on until the device's watchdog ends it: keep away, or cut the power"
+        torque: dict[str, bool | None] = {}
+        try:
+            with self.servos() as servos:
+                for name, servo in servos.servos.items():
+                    torque[name] = None
+                    with contextlib.suppress(BusError):
+                        torque[name] = servo.get("torque_enable") == 1
+        except DeviceError:
+            return "the port is gone: torque may be on, cut the power before you touch it"
+        on, off, unknown = ([name for name, is_on in torque.items() if is_on is key] for key in (True, False, None))
+        if not unknown and not on:
+            return "torque is off"
+        parts = []
+        if on:
+            where = "" if len(on) == len(torque) else f" ({', '.join(on)})"
+            parts.append(f"torque is on and the arm holds where it is{where}; `dzedge arm release` lets it go")
+        if off:
+            parts.append(f"torque is off: {', '.join(off)}")
+        if unknown:
+            parts.append(f"torque may be on, cut the power before you touch it: {', '.join(unknown)} does not answer")
+        return "; ".join(parts)
+
+    def _unfinished(self, error: DzedgeError) -> str:
+        """Why an arm refuses in the midst of a calibration: ticks and limits do not fit each other yet."""
+        about = isinstance(error, (SafetyError, ConfigError)) or "calibrat" in str(error)
+        if not about or not self.progress.offsets:
+            return ""
+        return (
+            "the calibration of this robot is unfinished: `dzedge arm calibrate --step range`, then "
+            "`dzedge arm calibrate --step write`"
+        )
 
     def release(self) -> None:
         """Torque off, at once, of everything; the calibration does not matter. DeviceError names what did not obey."""

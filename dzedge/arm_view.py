@@ -75,19 +75,38 @@ def state_rows(names: Sequence[str], state: JointState) -> list[dict[str, Any]]:
     return [{"joint": n, "position": round(p, 5), "velocity": round(v, 5), "alerts": ""} for n, p, v in values]
 
 
-def joint_table(rows: Sequence[Mapping[str, Any]], gripper: str | None, note: str = "") -> Table:
-    """Rows of `servo_rows` or `state_rows`. gripper: the joint whose position is 0 closed to 1 open, no angle."""
-    columns = "joint", "id", "pos", "[deg]", "ticks", "goal", "torque", "load", "[V]", "[°C]", "alerts"
-    table = Table(*columns, box=None, header_style="bold", caption=note or None)
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+def reading(rows: Sequence[Mapping[str, Any]], gripper: str | None, port: str, note: str = "") -> list[Any]:
+    """A table of `joint_table`, then what is wrong, a line for each joint; one line where no servo answers at all."""
+    if not any("position" in row for row in rows):
+        words = f"no servo answers on {port}: check power and cable; `dzedge arm scan {port}` looks at all rates"
+        return [words, *([note] if note else [])]
+    troubles = [(row["joint"], _trouble(row).removeprefix(f"{port}: ")) for row in rows if _trouble(row)]
+    return [joint_table(rows, gripper), *(f"{name}: {words}" for name, words in troubles), *([note] if note else [])]
+
+
+def wrong(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a servo is silent, has an alert, or stands outside its limits."""
+    return any(_trouble(row) for row in rows)
+
+
+def _trouble(row: Mapping[str, Any]) -> str:
+    outside = "" if row.get("inside", True) else "outside its limits"
+    return ", ".join(part for part in (row["alerts"], outside) if part)
+
+
+def joint_table(rows: Sequence[Mapping[str, Any]], gripper: str | None) -> Table:
+    """Rows of `servo_rows` or `state_rows`, without alerts: they need more room than a terminal of 80 columns has left.
+    gripper: the joint whose position is 0 closed to 1 open, no angle."""
+    columns = "joint", "id", "pos", "[deg]", "ticks", "goal", "torque", "load", "[V]", "[°C]"
+    table = Table(*columns, box=None, header_style="bold")
+    for column in table.columns:
+        column.no_wrap, column.overflow = True, "fold"
         column.justify = "right" if column.header != "joint" else "left"
     for row in rows:
+        style = "red" if _trouble(row) else ""
         if "position" not in row:
-            table.add_row(row["joint"], f"{row['id']}", *[""] * 8, Text(row["alerts"], "red"))
+            table.add_row(row["joint"], f"{row['id']}", *["-"] * 8, style=style)
             continue
-        outside = "" if row.get("inside", True) else "outside its limits"
-        words = ", ".join(part for part in (row["alerts"], outside) if part)
         load = row.get("load")
         degrees = "" if row["joint"] == gripper else f"{math.degrees(row['position']):+.1f}"
         cells = (
@@ -95,7 +114,7 @@ def joint_table(rows: Sequence[Mapping[str, Any]], gripper: str | None, note: st
             _cell(row, "goal_ticks"), {True: "on", False: "off", None: ""}[row.get("torque")],
             "" if load is None else f"{load:+.0%}", _cell(row, "voltage_v"), _cell(row, "temperature_c"),
         )  # fmt: skip
-        table.add_row(row["joint"], _cell(row, "id"), *cells, Text(words, "red"))
+        table.add_row(row["joint"], _cell(row, "id"), *cells, style=style)
     return table
 
 

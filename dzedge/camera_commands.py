@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dzedge.viewfinder import Wish
 
 app = typer.Typer(
-    help="Cameras: RealSense, webcams (V4L2), recordings (.db3, .bag) and the simulated one.", no_args_is_help=True
+    help="Cameras: RealSense, webcams, recordings and the simulated one. Webcams speak V4L2; recordings: .db3, .bag.",
+    no_args_is_help=True,
 )
 Word = Annotated[
     str | None,
@@ -36,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 
 @app.command("list")
 def list_cameras(as_json: Json = False) -> None:
-    """Every camera on this machine with serial number, firmware, USB link and modes; and what is wrong with it."""
+    """Every camera on this machine, and what is wrong with it. With serial number, firmware, USB link and modes."""
     from dzedge import console, viewfinder
     from dzedge.hardware.sources import Sources
 
@@ -84,7 +85,7 @@ def show(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What a camera sees: a picture in the terminal (two pixels a character, 24-bit colour), or a PNG."""
+    """What a camera sees, in the terminal or as a PNG. In the terminal: two pixels a character, 24-bit colour."""
     from dzedge import console
     from dzedge.hardware.sources import Sources
     from dzedge.viewfinder import find, opened
@@ -194,8 +195,8 @@ def record(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Record a RealSense, or the simulated camera, into a .db3 file of librealsense's. It can be played as a camera:
-    driver = "playback" and path = FILE.db3 in the robot file, or `dzedge camera show FILE.db3`."""
+    """Record a RealSense or the simulated camera into a .db3 file. It is librealsense's, and can be played as a
+    camera: driver = "playback" and path = FILE.db3 in the robot file, or `dzedge camera show FILE.db3`."""
     from dzedge import console
     from dzedge.clock import NS
     from dzedge.hardware.sources import Sources
@@ -238,7 +239,8 @@ def latency(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Glass to host: this terminal shows a code of the time, the camera films it, the age of its pictures is read off.
+    """Glass to host: how old a camera's pictures are when they arrive. This terminal shows a code of the time, the
+    camera films it, the age of its pictures is read off.
 
     Make the terminal full screen and bright, point the camera at it so that it fills a third of the picture or more,
     keep both still for 15 s; run it on the machine that the camera is plugged into, not over ssh. The figure contains

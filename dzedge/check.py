@@ -15,7 +15,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 @dataclass(frozen=True, slots=True)
 class Check:
     """One line. advice: what to do, "" where nothing is to be done; why: it matters; fix: shell commands that do it,
-    which the doctor only ever prints."""
+    which the doctor only ever prints. A check that is ok and has an advice recommends it."""
 
     name: str
     status: Status
@@ -48,13 +48,15 @@ def table(checks: list[Check]) -> Table:
 
 
 def script(checks: Iterable[Check]) -> str:
-    """The commands that would mend what is not well, each once, with what it is for. Nothing runs them here."""
+    """The commands that would mend what is not well or are recommended, each once, with what it is for. Nothing runs
+    them here."""
     lines, told = ["#!/bin/sh", HEADER], set()
     for check in checks:
-        new = [command for command in check.fix if command not in told and check.status != "ok"]
+        wanted = check.status != "ok" or check.advice
+        new = [command for command in check.fix if command not in told and wanted]
         if new:
             told.update(new)
-            lines += ["", f"# {check.name}: {check.found}", *new]
+            lines += ["", f"# {'recommended, ' if check.status == 'ok' else ''}{check.name}: {check.found}", *new]
     if not told:
         lines += ["# Nothing found that a command could mend."]
     return "\n".join(lines) + "\n"

@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(bundle_commands.app, name="bundle")
+app.add_typer(bundle_commands.app, name="bundle", short_help="Policy bundles: who signed them, what is in them.")
 app.add_typer(camera_commands.app, name="camera")
 app.add_typer(arm_commands.app, name="arm")
 
@@ -34,6 +34,31 @@ Task = Annotated[str | None, typer.Option(help="What to do, in words; none: the 
 Policy = Annotated[Path | None, typer.Option(metavar="BUNDLE", help="Another bundle than the robot file's.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the simulated scene and all noise.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+PACKAGES = {"onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu", "pyrealsense2": "librealsense"}
+"""What `--version` tells beside dzedge itself, where it is installed: package, and what it is called there."""
+
+
+def _tell_versions(wanted: bool) -> None:
+    """`dzedge --version`: from the packages' metadata, which loads none of them."""
+    if not wanted:
+        return
+    from importlib import metadata
+
+    lines = [f"dzedge {metadata.version('dzedge')}"]
+    for package, name in PACKAGES.items():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            lines.append(f"{name} {metadata.version(package)}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    raise typer.Exit(0)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Tell versions and exit.", is_eager=True, callback=_tell_versions)
+    ] = False,
+) -> None:
+    """Options of dzedge itself."""
 
 
 @app.command()
@@ -48,7 +73,7 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="For summary; none: runs/<time>.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a robot until its task succeeds or times out; write a summary and a picture of it."""
+    """Run a robot until its task succeeds or times out. Writes a summary and a picture of it."""
     config, bundle = _open(robot, policy, seed)
     from dzedge import console
     from dzedge.suite import check_task
@@ -84,7 +109,7 @@ def imagine(
     out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")] = Path("imagine.png"),
     as_json: Json = False,
 ) -> None:
-    """Draw what the model imagines in a seeded scene, above it what then happens (in lockstep)."""
+    """Draw what the model imagines, above it what then happens. In a seeded scene, in lockstep."""
     from dzedge import console, filmstrip, report
     from dzedge.lockstep import run_lockstep
 
@@ -124,7 +149,7 @@ def profile(
     lockstep: Annotated[bool, typer.Option("--lockstep", help="Compute times only, no real time.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run for some seconds; show how long each stage takes, what runs each graph and the memory it takes."""
+    """Run for some seconds; show how long each stage takes. Also what runs each graph, and the memory it takes."""
     config, bundle = _open(robot, policy, seed)
     from dzedge import console, footprint, report
     from dzedge import robot as robots
@@ -147,7 +172,11 @@ def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Print the commands that would mend it; run none.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check machine, devices, bundle and robot file; say what to do about what is wrong."""
+    """Check machine, devices, bundle and robot file. Says what to do about what is wrong."""
+    if robot is not None and not robot.expanduser().is_file():
+        from dzedge import config
+
+        config.load(robot)  # raises, as for `dzedge run`: there is nothing to examine
     from dzedge import console
     from dzedge import doctor as checks
 
@@ -193,7 +222,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Play a suite of tasks in lockstep at this machine's latency, count successes. No bundle: all that came along."""
+    """Play a suite of tasks in lockstep, count successes. At this machine's latency; no bundle: all that came along."""
     from dzedge import comparison, console
     from dzedge import evaluate as evaluation
     from dzedge.lockstep import measure, run_lockstep
@@ -234,7 +263,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 @app.command(context_settings=PASS_ON)
 def export(context: typer.Context) -> None:
-    """Export a checkpoint to a signed bundle (needs the [export] extra)."""
+    """Make a signed bundle of a checkpoint (needs the [export] extra)."""
     _training("export", "release", context.args)
 
 

@@ -164,7 +164,8 @@ def load(path: str | Path) -> RobotConfig:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot read the robot file: {error}; check the path") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{file}: cannot read the robot file: {why}; check the path") from error
     config = parse(text, str(file))
     folder = file.resolve().parent
 

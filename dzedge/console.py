@@ -37,7 +37,7 @@ def emit(document: Mapping[str, Any]) -> None:
 
 def tell(*renderables: Any) -> None:
     """Tables and sentences on stdout."""
-    console = Console(markup=False)
+    console = Console(markup=False, highlight=False)  # else parts of 160x120 look like hexadecimal numbers
     for renderable in renderables:
         console.print(renderable, soft_wrap=isinstance(renderable, str))  # a hash or a path is copied whole
 

@@ -143,6 +143,10 @@ def _rules(host: Host, cameras: list[UsbDevice]) -> Iterator[Check]:
         why = "without them only root and whoever sits at the machine may open the camera"
         advice = f"write {udev.PLACE}, or install librealsense's own"
         yield Check("udev rules, cameras", "warn", found, advice, why, udev.INSTALL)
+    elif not cameras and not udev.cover_cameras(host):
+        advice = f"recommended before one is plugged in: write {udev.PLACE}, as `dzedge doctor --fix` prints it"
+        found = "none for a RealSense; none is attached now"
+        yield Check("udev rules, cameras", "ok", found, advice, fix=udev.INSTALL)
     elif cameras:
         yield Check("udev rules, cameras", "ok", f"there for {', '.join(sorted({camera.ids for camera in cameras}))}")
 

@@ -17,6 +17,7 @@ from dzedge.hardware.usb import UsbDevice, devices
 FTDI_LATENCY_MS = 1
 POLICIES_WITHOUT_PROBING = ("allowlist-only", "whitelist-only")
 LOGIN = "then log out and in again"
+RULES_FIRST = f"recommended before one is plugged in: write {udev.PLACE}, as `dzedge doctor --fix` prints it"
 
 
 def examine(host: Host, config: RobotConfig | None) -> list[Check]:
@@ -134,6 +135,9 @@ def _policy(command: str) -> str:
 
 def _rules(host: Host, adapters: list[UsbDevice]) -> Iterator[Check]:
     if not adapters:
+        if not udev.cover_adapters(host):
+            found = "none for all adapters that dzedge knows; none is attached now"
+            yield Check("udev rules, serial", "ok", found, RULES_FIRST, fix=udev.INSTALL)
         return
     missing = [device for device in adapters if not udev.covers(host, device)]
     if not missing:

@@ -15,13 +15,16 @@ Link = Annotated[Path | None, typer.Option(metavar="PATH", help="A stable name f
 Socket = Annotated[Path | None, typer.Option(metavar="PATH", help="Control socket; none: in a folder of its own.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
-HELP = """Serve the simulated robot to any other program, until Ctrl-C: its servo bus on a pseudo-terminal, and frames.
+HELP = """Serve the simulated robot to any other program, until Ctrl-C. Its servo bus is on a pseudo-terminal, its
+frames in a file that can be mapped.
 
 A robot file with real devices is served as its arm alone, in the middle of its range.
 
 The control socket takes JSON, a document a line: {"fault": "silent", "servo": 3, "for_s": 2}; without "servo"
 of the whole line; "at_s" later; "rate" for a share of the replies. Also {"get": "offset", "servo": 3},
-{"set": "offset", "servo": 3, "value": 12}, {"state": true}, {"transcript": 100}.
+{"set": "offset", "servo": 3, "value": 12}, {"push": 1500, "servo": 3}, {"state": true}, {"transcript": 100}.
+
+Push moves a joint without torque to a present position, as a hand does; what has torque refuses it.
 
 Faults of a servo: ok off silent stuck stall garbage wrong slow delayed intermittent flip drop truncate dup foreign
 noise alert overheat undervolt brownout.

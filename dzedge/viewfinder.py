@@ -78,6 +78,8 @@ def find(word: str | None, robot: Path | None, wish: Wish, sources: Sources) -> 
         if wish == Wish() and word is not None and not _stands_alone(word):
             names = ", ".join(table.name for table in tables)
             raise UsageError(f"camera {word}: {robot} has {names}; choose one")
+    if word is not None and Path(word).suffix == ".toml":
+        raise UsageError(f"camera {word}: a robot file is given with --robot, the name of one of its cameras without")
     if word == SIM:
         return _table("sim", wish.choose(simulated().modes, "sim", word))
     if word is not None and Path(word).suffix in SUFFIXES:
@@ -89,7 +91,7 @@ def find(word: str | None, robot: Path | None, wish: Wish, sources: Sources) -> 
 
 
 def _stands_alone(word: str) -> bool:
-    return word == SIM or word.startswith("/dev/") or Path(word).suffix in SUFFIXES
+    return word == SIM or word.startswith("/dev/") or Path(word).suffix in (*SUFFIXES, ".toml")
 
 
 def _attached(serial: str | None, wish: Wish, sources: Sources) -> Table:

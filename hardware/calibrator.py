@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from dzedge.arm_config import Arm
-from dzedge.errors import BusError
+from dzedge.errors import BusError, DzedgeError
 from dzedge.hardware.control_table import NO_SECONDARY, TICKS_PER_TURN, table
 from dzedge.hardware.lerobot import MIDDLE, RESOLUTION, LeRobotJoint
 from dzedge.hardware.servo_tool import ServoTool, ToolBus
@@ -122,18 +122,15 @@ class Calibrator:
     def entries(
         self, offsets: Mapping[str, int], spans: Mapping[str, Span], full_turn: Sequence[str]
     ) -> dict[str, LeRobotJoint]:
-        """What goes into the file. full_turn: joints without ends. BusError names joints that were hardly moved."""
-        result, idle = {}, []
-        for name, servo in self.servos.items():
-            span = Span(0, RESOLUTION) if name in full_turn else spans.get(name, Span(MIDDLE, MIDDLE))
-            low, high = max(0, span.low), min(RESOLUTION, span.high)
-            if high - low < NARROW_TICKS:
-                idle.append(f"{name} ({high - low} ticks)")
-            result[name] = LeRobotJoint(name, servo.id, 0, offsets[name], low, high)
+        """What goes into the file. full_turn: joints without ends. DzedgeError names joints that were hardly moved."""
+        idle = hardly_moved([name for name in self.servos if name not in full_turn], spans)
         if idle:
-            raise BusError(
-                f"hardly moved: {', '.join(idle)}; at least {NARROW_TICKS} ticks: move each joint from end to end"
-            )
+            raise DzedgeError(idle)  # a person's doing, of which no device is to blame
+        result = {}
+        for name, servo in self.servos.items():
+            span = Span(0, RESOLUTION) if name in full_turn else spans[name]
+            low, high = max(0, span.low), min(RESOLUTION, span.high)
+            result[name] = LeRobotJoint(name, servo.id, 0, offsets[name], low, high)
         return result
 
     def write(self, entries: Mapping[str, LeRobotJoint]) -> dict[str, list[str]]:
@@ -172,6 +169,15 @@ class Calibrator:
                 if now != value:
                     found.append(f"{name} ({servo}): {register} is {now}, the file says {value}")
         return found
+
+
+def hardly_moved(joints: Iterable[str], spans: Mapping[str, Span]) -> str:
+    """Names those of `joints` whose range is too small to be one; "" where all were moved."""
+    widths = {name: spans[name].high - spans[name].low if name in spans else 0 for name in joints}
+    idle = [f"{name} ({width} ticks)" for name, width in widths.items() if width < NARROW_TICKS]
+    if not idle:
+        return ""
+    return f"hardly moved: {', '.join(idle)}; at least {NARROW_TICKS} ticks: move each joint from end to end"
 
 
 def _registers(entry: LeRobotJoint) -> dict[str, int]:

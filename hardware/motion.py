@@ -133,7 +133,7 @@ class Motion:
             worst = int(np.argmax(excess))
             raise SafetyError(
                 f"{self._arm.names[worst]} is {error[worst]:.3f} from its command: is it blocked or overloaded? The "
-                "arm stops and holds"
+                "motion was ended"
             )
 
     def _near(self, state: JointState) -> bool:

@@ -3,7 +3,7 @@
 import re
 
 from dzedge.hardware.host import Host
-from dzedge.hardware.usb import ADAPTERS, UsbDevice
+from dzedge.hardware.usb import ADAPTERS, REALSENSE, UsbDevice
 
 PLACE = "/etc/udev/rules.d/60-dzedge.rules"
 """Before 73-seat-late.rules, which acts on the tag uaccess."""
@@ -46,21 +46,38 @@ INSTALL = (
     "sudo udevadm trigger",
 )
 """Commands that install them."""
+ANY = "any"
+"""Product of a vendor all of whose products are ours: a rule for some of them is none for that."""
+D435I = "0b3a"
 FOREIGN = ("-mm-", "brltty")
 """In the names of rules that name our devices for purposes of their own."""
 
 
 def covers(host: Host, device: UsbDevice) -> bool:
     """Whether some rule names the device by vendor, and by product where it names products."""
+    return _named(host, device.vendor, device.product)
+
+
+def cover_adapters(host: Host) -> bool:
+    """Whether rules name every serial adapter that we know, whatever is plugged in."""
+    return all(_named(host, kind.vendor, kind.product or ANY) for kind in ADAPTERS)
+
+
+def cover_cameras(host: Host) -> bool:
+    """Whether rules name a RealSense, whatever is plugged in."""
+    return _named(host, REALSENSE, D435I)
+
+
+def _named(host: Host, wanted: str, model: str) -> bool:
     for file, text in host.rules().items():
         if any(word in file for word in FOREIGN):
             continue
         for line in text.splitlines():
             vendor = re.search(r'idVendor\}\s*==\s*"([0-9a-fA-F*|]+)"', line)
-            if vendor is None or device.vendor not in vendor[1].lower().split("|"):
+            if vendor is None or wanted not in vendor[1].lower().split("|"):
                 continue
             product = re.search(r'idProduct\}\s*==\s*"([^"]+)"', line)
-            if product is None or _fits(product[1].lower(), device.product):
+            if product is None or _fits(product[1].lower(), model):
                 return True
     return False
 

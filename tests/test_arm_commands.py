@@ -230,7 +230,10 @@ class TestCalibrate:
         assert arm("calibrate", line.robot, "--step", "middle")[0] == 0
         for sign, reach in ((-1, 700), (1, 800)):
             line.place(*(middle + sign * reach for middle in self.MIDDLES))
-            assert arm("calibrate", line.robot, "--step", "range", "--seconds", 0.1)[0] == 0
+            code, document, _ = arm("calibrate", line.robot, "--step", "range", "--seconds", 0.1)
+            assert code == int(sign < 0), "until it was moved"
+            assert document.get("message", "").startswith("hardly moved: shoulder_pan (0 ticks), ") is (sign < 0)
+            assert document["spans"]["elbow_flex"] == [1347, 1347 if sign < 0 else 2847]
         code, document, _ = arm("calibrate", line.robot, "--step", "write", "--out", out)
         assert code == 0 and document["file"] == str(out)
         line.write(arm=f'calibration = "{out}"')
@@ -298,7 +301,8 @@ class TestCalibrate:
     def test_joints_that_were_not_moved(self, line: Line, arm: Call) -> None:
         arm("calibrate", line.robot, "--step", "middle")
         code, document, _ = arm("calibrate", line.robot, "--step", "write")
-        assert code == 3 and "hardly moved: shoulder_pan (0 ticks)" in document["message"]
+        assert code == 1 and "hardly moved: shoulder_pan (0 ticks)" in document["message"]
+        assert document["error"] == "DzedgeError", "a person's doing: no device is at fault"
 
     @pytest.mark.parametrize("step", ["range", "write"])
     def test_a_middle_that_is_no_more(self, line: Line, arm: Call, step: str) -> None:

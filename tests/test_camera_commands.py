@@ -92,6 +92,7 @@ class TestShow:
             (("show", "123"), 3, "camera 123: not attached; found: none"),
             (("show", "/dev/video-none"), 3, "/dev/video-none: not there; see `dzedge camera list`"),
             (("show", "none.db3"), 3, "recording none.db3: not there"),
+            (("show", "so101.toml"), 2, "given with --robot"),
             (("show", "--robot", "none.toml"), 2, "cannot read the robot file"),
         ],
     )

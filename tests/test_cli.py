@@ -1,5 +1,6 @@
 """The command line: one JSON document, exit codes, one clear sentence for what goes wrong."""
 
+import importlib.metadata
 import io
 import json
 import os
@@ -301,6 +302,27 @@ class TestOtherCommands:
         (tmp_path / "bad.toml").write_text("[robot]\n")
         code, out, _ = call("doctor", "bad.toml")
         assert code == 1 and "fail" in out and "robot file" in out
+
+    def test_doctor_of_a_file_that_is_not_there(self, call):
+        code, out, err = call("doctor", "nosuch.toml")
+        assert code == 2 and out == "" and err.count("nosuch.toml") == 1 and "Errno" not in err
+        assert (code, out, err) == call("run", "nosuch.toml")
+
+    def test_versions_load_nothing(self, call, monkeypatch):
+        installed = {"dzedge": "1.2.3", "pyrealsense2": "2.59.1"}
+
+        def version(name: str) -> str:
+            if name not in installed:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return installed[name]
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        assert call("--version") == (0, "dzedge 1.2.3\nlibrealsense 2.59.1\n", "")
+
+    @pytest.mark.parametrize("group", [(), ("camera",)])
+    def test_summaries_of_commands_are_whole(self, call, group):
+        code, out, _ = call(*group, "--help")
+        assert code == 0 and "Commands:" in out and "..." not in out.partition("Commands:")[2]
 
 
 class TestStatusLine:

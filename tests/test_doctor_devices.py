@@ -117,7 +117,18 @@ class TestNothingAttached:
         found = serial(machine)
         assert {check.status for check in found.values()} == {"ok"}
         assert found["serial adapters"].found == "none attached"
-        assert "none" in script(found.values()).lower() or "nothing" in script(found.values()).lower()
+
+    def test_the_rules_are_recommended_before_anything_is(self, machine):
+        for checks in (serial(machine), cameras(machine)):
+            text = script(checks.values())
+            assert udev.TEXT in text and "# recommended, udev rules" in text and document([*checks.values()])["ok"]
+        machine.write(udev.PLACE, udev.TEXT)
+        for checks in (serial(machine), cameras(machine)):
+            assert "nothing" in script(checks.values()).lower()
+
+    def test_rules_for_one_adapter_are_not_those_for_all(self, machine):
+        machine.write("/etc/udev/rules.d/99-servo.rules", 'ATTRS{idVendor}=="1a86", MODE="0660"')
+        assert serial(machine)["udev rules, serial"].fix == udev.INSTALL
 
     def test_an_empty_root_is_survived(self, tmp_path):
         checks = doctor_serial.examine(Host(tmp_path), real_arm("/dev/ttyACM0"))

@@ -1,6 +1,7 @@
 """The emulator as a thing of its own: port, link, rates, unplugging, control socket, scripts, `dzedge sim`."""
 
 import json
+import math
 import os
 import select
 import socket
@@ -12,12 +13,15 @@ import pytest
 
 from dzedge.clock import NS, MonotonicClock
 from dzedge.errors import PortError
+from dzedge.hardware.control_table import table
 from dzedge.hardware.serial_port import SerialPort
 from dzedge.hardware.sim import dynamixel_wire as wire
 from dzedge.hardware.sim import faults
-from dzedge.hardware.sim.emulator import PROTOCOLS, Emulator, make_bus, make_servos
+from dzedge.hardware.sim.emulator import MODELS, PROTOCOLS, Emulator, make_bus, make_servos
+from dzedge.hardware.sim.process import SimulatedRobot
 from dzedge.hardware.sim.pty_server import TO_HOST, TO_SERVOS
 from dzedge.hardware.sim.servo_bus import ServoBus
+from dzedge.hardware.sim.servo_physics import ServoPhysics
 from dzedge.sim_commands import HELP
 
 IDS = [1, 2, 3]
@@ -191,6 +195,16 @@ class TestControl:
         ask(fault="stuck", servo=3)
         assert [row["fault"] for row in ask(state=True)["servos"]] == ["ok", "ok", "stuck"]
 
+    def test_a_hand_moves_what_has_no_torque(
+        self, protocol: str, emulator: Emulator, ask: Callable[..., dict]
+    ) -> None:
+        assert ask(push=1500, servo=2) == {"ok": True, "value": 1500}
+        assert [row["present"] for row in ask(state=True)["servos"]] == [2048, 1500, 2048]
+        ask(set="torque_enable", servo=2, value=1)
+        refused = ask(push=1600, servo=2)
+        assert not refused["ok"] and "servo 2 has torque" in refused["error"]
+        assert ask(get="present_position", servo=2)["value"] == 1500
+
     def test_transcript(self, protocol: str, emulator: Emulator, ask: Callable[..., dict]) -> None:
         with SerialPort(emulator.port) as port:
             talk(port, PING[protocol])
@@ -210,6 +224,8 @@ class TestControl:
             ({"get": "colour", "servo": 1}, "no register 'colour'"),
             ({"set": "offset", "servo": 1}, "to which value"),
             ({"set": "id", "servo": 1, "value": 256}, "does not fit"),
+            ({"push": 4096, "servo": 1}, "must be in [0, 4095]"),
+            ({"push": 5}, "no component 'line'"),
             ({"get": "offset"}, "no component 'line'"),
             ({}, "ask for one of"),
             ({"state": True, "fault": "off"}, "ask for one of"),
@@ -222,6 +238,38 @@ class TestControl:
 
     def test_it_is_no_json(self, emulator: Emulator) -> None:
         assert json.loads(emulator.answer(b"off 3"))["ok"] is False
+
+
+class TestPush:
+    @pytest.mark.parametrize("setting", [{}, {"offset": 100}, {"drive_mode": 1}])
+    def test_it_stays_there_and_the_goal_takes_it_from_there(self, protocol: str, setting: dict[str, int]) -> None:
+        if not setting.keys() <= table(MODELS[protocol]).registers.keys():
+            return
+        (servo,) = servos = make_servos(protocol, [1], [2048])
+        line = make_bus(protocol, servos, advance=ServoPhysics(servos))
+        line.feed(b"", NS)
+        for name, value in setting.items():
+            servo.set(name, value)
+        line.feed(b"", 2 * NS)
+        middle = servo.get("present_position")
+        place = middle % 4096 + 500
+        servo.push(place)
+        line.feed(b"", 4 * NS)
+        assert servo.get("present_position") == place
+        servo.set("goal_position", place - 200)
+        servo.set("torque_enable", 1)
+        line.feed(b"", 6 * NS)
+        assert abs(servo.get("present_position") - (place - 200)) <= 2
+
+    def test_under_the_whole_robot(self, protocol: str) -> None:
+        robot = SimulatedRobot(1, [2048.0] * 6, [2 * math.pi / 4096] * 5 + [1 / 1000], now_ns=0, protocol=protocol)
+        for servo in robot.servos:
+            servo.set("torque_enable", 0)
+        robot.step_to(NS // 10)
+        robot.servos[0].push(2300)
+        robot.step_to(NS // 5)
+        assert abs(robot.servos[0].get("present_position") - 2300) <= 3
+        assert robot.world.joints()[0] == pytest.approx(252 * 2 * math.pi / 4096, abs=0.01)
 
 
 class TestFaults:

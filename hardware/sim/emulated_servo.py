@@ -1,7 +1,8 @@
 """What every emulated servo has, whatever its protocol: registers by name, faults, and the coupling to physics.
 
 Coupling: physics reads `torque_enabled`, `goal_ticks`, `goal_speed`, `acceleration`, `wheel_speed`, `torque_share` and
-calls `set_present`, then `protect`. Positions there are the encoder's own ticks: a servo applies offset and direction.
+calls `set_present`, then `protect`; where `pushed` is set, it puts the joint there first. Positions there are the
+encoder's own ticks: a servo applies offset and direction.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from functools import cache
 from random import Random
 
 from dzedge.clock import NS
-from dzedge.hardware.control_table import table
+from dzedge.hardware.control_table import TICKS_PER_TURN, table
 from dzedge.hardware.sim.faults import RATES, SERVO_VERBS
 from dzedge.kernels import codec
 
@@ -55,6 +56,7 @@ class EmulatedServo(ABC):
         self.silent_until_ns = 0
         self.supply_v = SUPPLY_V
         self.overload_s = 0.0
+        self.pushed: float | None = None
         self._encoder = 0
         self._frozen: int | None = None
         self._staged: tuple[int, bytes] | None = None
@@ -189,6 +191,23 @@ class EmulatedServo(ABC):
     def encoder(self) -> int:
         """Where the joint is [encoder ticks]."""
         return self._encoder
+
+    @property
+    def _direction(self) -> int:
+        """1, or -1 where positions fall as the encoder's ticks rise."""
+        return 1
+
+    def push(self, position: int) -> None:
+        """As a hand does: the joint, without torque, stands at a `present_position` from now on. ValueError where it
+        has torque, or for a position that there is not."""
+        if self.torque_enabled:
+            raise ValueError(f"push: servo {self.id} has torque and holds its joint; release the arm first")
+        if not self.multi_turn and not 0 <= position < TICKS_PER_TURN:
+            raise ValueError(f"push = {position}: must be in [0, {TICKS_PER_TURN - 1}] ticks")
+        moved = self._direction * (position - self.get("present_position"))
+        volts, celsius = self.get("present_voltage") * 0.1, float(self.get("present_temperature"))
+        self.pushed = float(self._encoder + moved)
+        self.set_present(self.pushed, 0.0, 0.0, volts, celsius)
 
     def set_fault(self, verb: str, rate: float | None = None) -> None:
         """One of SERVO_VERBS; ValueError for anything else. `alert` and `brownout` happen once, the others last."""

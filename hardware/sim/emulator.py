@@ -8,6 +8,7 @@ or `{"ok": false, "error": "..."}`:
     {"fault": "unplug", "at_s": 5, "for_s": 1}      in five seconds; at_s and for_s go with every fault
     {"get": "goal_position", "servo": 3}            a register by its name in the control table -> "value"
     {"set": "offset", "servo": 3, "value": 12}      as the servo itself sets it: no lock applies
+    {"push": 1500, "servo": 3}                      as a hand moves a joint without torque: to this present position
     {"state": true}                                 every servo: model, fault, torque, goal, present, error
     {"transcript": 100}                             the last records: t_ns, "request" or "reply", bytes in hex
 """
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fault: str | None = None
     get: str | None = None
     set: str | None = None
+    push: int | None = None
     state: bool = False
     transcript: int | None = None
     servo: int | None = None
@@ -149,9 +151,9 @@ class Emulator:
 
     def execute(self, request: Request) -> dict[str, Any]:
         """Do what is asked. ValueError where that is not exactly one thing, or of what there is not."""
-        told = [name for name in ("fault", "get", "set", "transcript") if getattr(request, name) is not None]
+        told = [name for name in ("fault", "get", "set", "push", "transcript") if getattr(request, name) is not None]
         if len(told) + request.state != 1:
-            raise ValueError("ask for one of fault, get, set, state, transcript")
+            raise ValueError("ask for one of fault, get, set, push, state, transcript")
         component = LINE if request.servo is None else str(request.servo)
         if request.fault is not None:
             self.pty.inject(component, request.fault, at_s=request.at_s, for_s=request.for_s, rate=request.rate)
@@ -160,6 +162,9 @@ class Emulator:
             return {"transcript": self._transcript(request.transcript)}
         if request.state:
             return self.pty.look(_state)
+        if request.push is not None:
+            place = request.push
+            return self.pty.look(lambda bus: _push(bus.servo(component), place))
         return self.pty.look(lambda bus: _register(bus.servo(component), request))
 
     def _transcript(self, count: int) -> list[dict[str, Any]]:
@@ -177,6 +182,11 @@ def _register(servo: EmulatedServo, request: Request) -> dict[str, Any]:
             raise ValueError(f"set {name}: to which value?")
         servo.set(name, request.value)
     return {"value": servo.get(name)}
+
+
+def _push(servo: EmulatedServo, place: int) -> dict[str, Any]:
+    servo.push(place)
+    return {"value": servo.get("present_position")}
 
 
 def _state(bus: ServoBus) -> dict[str, Any]:

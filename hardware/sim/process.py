@@ -87,6 +87,7 @@ class SimulatedRobot:
                 return
             for servo in self._watched:
                 servo.elapse(now_ns)
+            self._give_way()
             self._obey()
             self._time_ns += steps * STEP_NS
             for _ in range(min(steps, LONGEST_NS // STEP_NS)):
@@ -94,6 +95,13 @@ class SimulatedRobot:
             self._measure(steps * TIMESTEP)
             if self.judge is not None:
                 self.judge.update(self._time_ns / NS, self.world.tip(), self.world.cubes())
+
+    def _give_way(self) -> None:
+        """Joints that somebody has pushed, see `EmulatedServo.push`."""
+        for joint, servo in enumerate(self.servos):
+            if servo.pushed is not None:
+                place, servo.pushed = (servo.pushed - self._zero[joint]) * self._scale[joint], None
+                self.world.put_joint(joint, place)
 
     def _obey(self) -> None:
         """Registers to physics, where one has changed."""

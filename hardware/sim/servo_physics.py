@@ -66,6 +66,8 @@ class ServoPhysics:
         loads, speeds = [], []
         for i, servo in enumerate(self.servos):
             servo.elapse(self._now_ns)
+            if servo.pushed is not None:
+                self.positions[i], servo.pushed = servo.pushed, None
             driven = servo.torque_enabled
             if driven and not self._driven[i]:
                 self._references[i], self._speeds[i] = self.positions[i], 0.0

@@ -101,6 +101,11 @@ class World:
         """Goal position of one servo [rad]; clipped to its limits, as the servo itself does."""
         self._goal[joint] = min(max(goal, LOWER[joint]), UPPER[joint])
 
+    def put_joint(self, joint: int, place: float) -> None:
+        """A joint is somewhere else at once and at rest [rad], inside its limits: a hand has moved it."""
+        self.data.qpos[joint] = min(max(place, LOWER[joint]), UPPER[joint])
+        self.data.qvel[joint] = 0.0
+
     def set_profile(self, joint: int, speed: float, acceleration: float) -> None:
         """Goal speed [rad/s] and acceleration [rad/s^2] of one servo; 0 means as fast as it can."""
         self._speed[joint] = min(speed, FREE_SPEED) if speed > 0.0 else FREE_SPEED
