@@ -203,7 +203,7 @@ HARDWARE_ERROR_BITS = {
     32: "overloaded",
 }
 """Bits of a Dynamixel's `hardware_error`. Source: ROBOTIS e-manual, shutdown(63)."""
-REBOOT_CURE = "torque is off until it is rebooted: support the arm, then `reboot` it or cycle the power"
+REBOOT_CURE = "torque is off until it is rebooted: support the arm, then cycle its power (a reboot clears it, too)"
 
 
 def explain_dynamixel_error(error: int, hardware: int | None = None) -> str:
