@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -174,9 +175,16 @@ def watch(site: Site, gripper: str | None) -> None:
     """The table again and again until Ctrl-C. An adapter that was unplugged is waited for; nothing is ever written."""
     terminal = Console(markup=False)
     rows = read_once(site)  # a port that cannot be used from the first is told at once
+    pressed: list[int] = []
+
+    def press(number: int, frame: object) -> None:
+        pressed.append(number)  # an exception is lost where it meets a finalizer; this is not
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
     try:
         with Live(console=terminal, auto_refresh=False) as live:
-            while True:
+            while not pressed:
                 live.update(Group(*reading(rows, gripper, site.port, "Ctrl-C ends it")), refresh=True)
                 try:
                     rows = read_once(site)
@@ -186,6 +194,8 @@ def watch(site: Site, gripper: str | None) -> None:
                 site.clock.sleep_until_ns(site.clock.now_ns() + REFRESH_NS)
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---- moving
