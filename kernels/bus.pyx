@@ -22,7 +22,6 @@ elapsed / tick) + 1 since the last goal that was sent. Otherwise nothing is comp
 
 from array import array
 
-cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport ceil, fabs, floor
 from libc.string cimport memcpy, memmove

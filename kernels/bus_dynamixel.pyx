@@ -13,7 +13,7 @@ cimport cython
 from libc.string cimport memcpy
 
 from dzedge.kernels cimport codec_dynamixel as dxl
-from dzedge.kernels.bus cimport SERVO_NO_REPLY, STRAY, BusCycle
+from dzedge.kernels.bus cimport STRAY, BusCycle
 
 cdef enum:
     POSITION = 0                # indices into `places`
